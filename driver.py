@@ -1,0 +1,357 @@
+"""Train a captcha reader on the CPU: `python driver.py`.
+
+Draws the captchas that are missing, loads them, trains until the validation result stops
+getting better, keeps the best weights, and reads the test set once with them.
+
+TensorFlow is imported where it is used and not above: the processes that draw and load
+would each import it again, and `--help` or a wrong flag would wait for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from config import CaptchaError, Config, parse, printable, run
+from generate_captcha import Generate, ReadData
+from session import Checkpoint, has_bfloat16, keep_earlier, load_tensorflow, session_config
+
+EVALUATION_BATCH = 250  # pictures read at once: bounds memory
+EVENTS = ".captcha"  # ends the names of the event files that are ours to clear
+PLATEAU_STEPS = 500  # by then every run measured had left the base rate, most within 150 steps
+
+
+class Data(NamedTuple):
+    """A captcha set in memory."""
+
+    images: np.ndarray  # uint8 [N, H, W]
+    labels: np.ndarray  # float32 [N, L * K]
+
+
+class Metrics(NamedTuple):
+    """What reading a set gave, averaged over its pictures."""
+
+    loss: float  # nats per symbol
+    accuracy: float  # share of symbols right
+    right: int  # captchas with all symbols right
+    pictures: int  # captchas read
+
+    @property
+    def captcha_accuracy(self) -> float:
+        """Share of captchas with all symbols right."""
+        return self.right / self.pictures
+
+    def better_than(self, other: Metrics | None) -> bool:
+        """More captchas right; where as many are, the lower loss."""
+        if math.isnan(self.loss):
+            return False
+        return other is None or (self.captcha_accuracy, -self.loss) > (other.captcha_accuracy, -other.loss)
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a training ended."""
+
+    steps: int
+    best_step: int  # after which the weights kept were saved
+    seconds: float  # of training, validation included
+    test: Metrics
+
+
+# ---------------------------------------------------------------------- batches
+
+
+def next_batch(data: Data, config: Config, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The batches of one epoch: x uint8 [B, H, W], moved at random, and y float32 [B, L * K].
+
+    Order and moves depend on (seed, epoch, batch) alone.
+    """
+    order = np.random.default_rng((config.seed, epoch)).permutation(len(data.images))
+    for start in range(0, len(order), config.batch_size):
+        chosen = order[start : start + config.batch_size]
+        random = np.random.default_rng((config.seed, epoch, start))
+        yield move(data.images[chosen], config, random), data.labels[chosen]
+
+
+def move(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
+    """Each picture moved by up to `shift` of its width and height; the edge fills what comes free.
+
+    A captcha stays the same captcha when it is moved: one picture serves as many.
+    """
+    across, down = round(config.shift * config.width), round(config.shift * config.height)
+    steps = np.stack([random.integers(-most, most + 1, len(images)) for most in (down, across)], axis=1)
+    rows, columns = np.arange(config.height), np.arange(config.width)
+    moved = np.empty_like(images)
+    for picture, target, (dy, dx) in zip(images, moved, steps, strict=True):
+        picture.take(rows + dy, axis=0, mode="clip").take(columns + dx, axis=1, mode="clip", out=target)
+    return moved
+
+
+def feed_data(model: Any, x: np.ndarray, y: np.ndarray, keep_prob: float = 1.0) -> dict[Any, Any]:
+    """The feed_dict for a batch."""
+    return {model.x: x, model.y: y, model.keep_prob: keep_prob}
+
+
+def evaluate(session: Any, model: Any, data: Data) -> Metrics:
+    """Read all pictures, with dropout off and the averaged weights; every picture counts the same."""
+    losses, right = [], []
+    for start in range(0, len(data.images), EVALUATION_BATCH):
+        part = slice(start, start + EVALUATION_BATCH)
+        feed = feed_data(model, data.images[part], data.labels[part])
+        part_loss, part_right = session.run([model.loss, model.right], feed)
+        losses.append(part_loss)
+        right.append(part_right)
+    symbols = np.concatenate(right)  # bool [N, L]
+    loss = float(np.concatenate(losses).mean(dtype=np.float64))
+    return Metrics(loss, float(symbols.mean()), int(symbols.all(axis=1).sum()), len(symbols))
+
+
+# ---------------------------------------------------------------------- what people see
+
+
+def say(text: str) -> None:
+    """Print a line at once, above the progress bar where there is one."""
+    tqdm.write(text, file=sys.stdout)
+    sys.stdout.flush()
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds: 1:02:03; hours only where there are any."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something done every so many steps is done at this one, step 0 included."""
+    return step % every == 0
+
+
+def status_line(step: int, train: Metrics, validation: Metrics, improved: bool) -> str:
+    """The classic line, with the whole captchas of validation added."""
+    return (
+        f"Step {step:>5}, train_acc: {train.accuracy:>7.2%}, train_loss: {train.loss:>5.2f}, "
+        f"val_acc: {validation.accuracy:>7.2%}, val_loss: {validation.loss:>5.2f}, "
+        f"improved:{'*' if improved else ' '}, val_captcha_acc: {validation.captcha_accuracy:>7.2%}"
+    )
+
+
+def wilson(right: int, count: int) -> tuple[float, float]:
+    """The 95% interval of a share of which `right` of `count` were seen (Wilson 1927)."""
+    z = 1.959963984540054
+    share, weight = right / count, 1 + z * z / count
+    centre = (share + z * z / (2 * count)) / weight
+    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / weight
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def test_report(test: Metrics) -> str:
+    """The classic line, and the whole captchas read right with their 95% interval."""
+    low, high = wilson(test.right, test.pictures)
+    return (
+        f"Test accuracy: {test.accuracy:>7.2%}, loss: {test.loss:>5.2f}\n"
+        f"Captcha accuracy: {test.captcha_accuracy:>7.2%} ({test.right} of {test.pictures}, "
+        f"95% interval {100 * low:.2f} to {100 * high:.2f})"
+    )
+
+
+def at_base_rate(metrics: Metrics, config: Config) -> bool:
+    """Whether the loss is no better than that of a network that has learned nothing."""
+    return metrics.loss > 0.9 * math.log(len(config.alphabet))
+
+
+def base_rate_warning(metrics: Metrics, config: Config) -> str:
+    """What a loss at its base rate means, and what to try."""
+    symbols = len(config.alphabet)
+    return (
+        f"The validation loss still sits at its base rate ({metrics.loss:.2f}; guessing gives ln {symbols} = "
+        f"{math.log(symbols):.2f}): so far the network has learned nothing that helps with new pictures. "
+        "Look at a few pictures: do their names say what they show? Then try more pictures, a smaller "
+        "--alpha, or a --keep-prob nearer 1."
+    )
+
+
+class Curves:
+    """TensorBoard's curves: the same tags for training and validation, so that they lie over each other."""
+
+    def __init__(self, folder: str, graph: Any) -> None:
+        import tensorflow.compat.v1 as tf
+
+        self._tf = tf
+        self._train = tf.summary.FileWriter(os.path.join(folder, "train"), graph, filename_suffix=EVENTS)
+        self._validation = tf.summary.FileWriter(os.path.join(folder, "validation"), filename_suffix=EVENTS)
+
+    def write(self, step: int, train: Metrics, validation: Metrics) -> None:
+        """A point of each curve."""
+        for writer, metrics in ((self._train, train), (self._validation, validation)):
+            points = {
+                "loss": metrics.loss,
+                "accuracy/digits": metrics.accuracy,
+                "accuracy/captchas": metrics.captcha_accuracy,
+            }
+            values = [self._tf.Summary.Value(tag=tag, simple_value=value) for tag, value in points.items()]
+            writer.add_summary(self._tf.Summary(value=values), step)
+            writer.flush()
+
+    def close(self) -> None:
+        """End the event files."""
+        self._train.close()
+        self._validation.close()
+
+
+def clear_events(folder: str) -> None:
+    """Remove the event files of earlier runs, so that their curves do not mix with the new ones.
+
+    Only files that this program wrote go, from the two folders it writes to.
+    """
+    for part in ("train", "validation"):
+        path = Path(folder, part)
+        if path.is_symlink() or Path(folder).is_symlink():
+            raise CaptchaError(
+                f"{printable(str(path))} must be a folder for curves, but is a link or in one: name another"
+            )
+        for events in path.glob(f"events.out.tfevents.*{EVENTS}"):
+            events.unlink()
+
+
+# ---------------------------------------------------------------------- the loop
+
+
+def run_model(config: Config, train: Data, validation: Data, test: Data) -> Result:
+    """Train, keep the best weights, and read the test set once with them.
+
+    Raises:
+        CaptchaError: a folder that cannot be used, or no weights worth keeping.
+    """
+    tf = load_tensorflow()
+    from cnn_model import CNN
+
+    clear_events(config.tensorboard_folder)
+    os.makedirs(config.checkpoint_folder, exist_ok=True)
+    earlier = keep_earlier(config.checkpoint_folder)
+    if earlier:
+        say(f"The model of the run before is kept in {printable(earlier)}")
+    bfloat16 = has_bfloat16()
+    say("Arithmetic: bfloat16" if bfloat16 else "Arithmetic: float32 (this CPU does not multiply bfloat16)")
+    try:
+        with tf.Graph().as_default() as graph:
+            model = CNN.build(config)
+            checkpoint = Checkpoint(config, model.weights)
+            with (
+                contextlib.closing(Curves(config.tensorboard_folder, graph)) as curves,
+                tf.Session(config=session_config(bfloat16)) as session,
+            ):
+                session.run(tf.global_variables_initializer())
+                begun = time.monotonic()
+                steps, best_step = fit(config, session, model, checkpoint, curves, train, validation)
+                seconds = time.monotonic() - begun
+                checkpoint.restore(session, config.checkpoint_folder)
+                return Result(steps, best_step, seconds, evaluate(session, model, test))
+    except tf.errors.OpError as error:  # a full disk, most likely
+        raise CaptchaError(f"TensorFlow could not go on: {error.message.splitlines()[0]}") from error
+    except KeyboardInterrupt:
+        say(f"Stopped; the best weights so far are in {printable(config.checkpoint_folder)}")
+        raise
+
+
+def fit(
+    config: Config,
+    session: Any,
+    model: Any,
+    checkpoint: Checkpoint,
+    curves: Curves,
+    train: Data,
+    validation: Data,
+) -> tuple[int, int]:
+    """The training loop: returns the steps done, and the step of the best weights, which are saved."""
+    best: Metrics | None = None
+    step = best_step = 0
+    begun = time.monotonic()
+
+    def measure(x: np.ndarray, y: np.ndarray, printed: bool, saved: bool) -> Metrics:
+        nonlocal best, best_step
+        of_batch, held_out = evaluate(session, model, Data(x, y)), evaluate(session, model, validation)
+        improved = held_out.better_than(best)
+        if improved:
+            best, best_step = held_out, step
+            checkpoint.save(session, step)
+        if saved:
+            curves.write(step, of_batch, held_out)
+        if printed:
+            say(status_line(step, of_batch, held_out, improved))
+        return held_out
+
+    batches = ((epoch, x, y) for epoch in range(config.Epoch) for x, y in next_batch(train, config, epoch))
+    announced, warned = -1, False
+    with tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True) as bar:
+        for epoch, x, y in batches:
+            if epoch > announced:
+                announced = epoch
+                say(f"Epoch : {epoch + 1}")
+            printed, saved = due(step, config.print_per_batch), due(step, config.save_per_batch)
+            if printed or saved:
+                held_out = measure(x, y, printed, saved)
+                if step >= PLATEAU_STEPS and not warned and at_base_rate(held_out, config):
+                    say(base_rate_warning(held_out, config))
+                    warned = True
+                if step - best_step >= config.patience:
+                    say(f"No improvement for over {config.patience} steps, auto-stopping....")
+                    break
+            feed = feed_data(model, x, y, config.keep_prob)
+            _, loss = session.run([model.train_op, model.training_loss], feed)
+            if not math.isfinite(loss):
+                say(
+                    f"The training loss is not finite at step {step}: training stops, the best weights, of "
+                    f"step {best_step}, are kept. Try a smaller --alpha."
+                )
+                break
+            step += 1
+            per_step = (time.monotonic() - begun) / step
+            left = (config.patience - (step - best_step)) * per_step
+            bar.set_description_str(
+                f"step {step}, {len(x) / per_step:.0f} pictures/s, {duration(left)} left unless it improves",
+                refresh=False,
+            )
+            bar.update()
+        else:
+            measure(x, y, printed=True, saved=True)
+    if best and at_base_rate(best, config) and not warned:
+        say(base_rate_warning(best, config))
+    if best is None:
+        raise CaptchaError("no weights are worth keeping, the loss was never finite: try a smaller --alpha")
+    return step, best_step
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Draw what is missing, load, train, test."""
+    config = parse(arguments, "Train a captcha reader.")
+    Generate(config).gen_captcha(keep=True)
+    reader = ReadData(config)
+    sets = [Data(*reader.load_data(folder)[:2]) for _, folder, _ in config.sets]
+    sizes = [len(data.images) for data in sets]
+    say("Images for train :{}, for validation : {}, for test : {}".format(*sizes))
+    result = run_model(config, *sets)
+    say(test_report(result.test))
+    say(
+        f"{result.steps} steps in {duration(result.seconds)}; the best weights, of step {result.best_step}, "
+        f"are in {printable(config.checkpoint_folder)}"
+    )
+    folder = config.checkpoint_folder
+    elsewhere = "" if folder == Config.checkpoint_folder else f"--checkpoint-folder {folder} "
+    say(f"Read a captcha:   python predict.py {printable(elsewhere)}captcha.png")
+    say(f"Watch the curves: tensorboard --logdir {printable(config.tensorboard_folder)}")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

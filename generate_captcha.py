@@ -1,0 +1,455 @@
+"""Draw the three captcha sets and load them again: `python generate_captcha.py`.
+
+A set is a folder of pictures with their labels in their names (`1327_000042.png`), and
+`captchas.json`, the record of how it was drawn. Any folder of pictures named so can be
+loaded; one without the record is somebody's own and is never drawn into.
+
+Importing this module does nothing, and it needs no TensorFlow: the processes that draw
+start in a moment.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, TypeVar
+
+import captcha.image
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+from tqdm import tqdm
+
+from config import CaptchaError, Config, parse, printable, run
+
+RECORD = "captchas.json"
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+SILENT = {RECORD, "Thumbs.db", "desktop.ini"}  # passed over without a word, as hidden files are
+CHUNK = 100  # pictures handed to a process at once
+BAD_SHARE = 0.1  # of a folder that may be bad before loading stops
+BAD_NAMED = 10  # bad files named one by one
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class PictureError(CaptchaError):
+    """A file that cannot be used: `kind` is what is wrong with all its like, the text with this one."""
+
+    def __init__(self, kind: str, detail: str = "") -> None:
+        super().__init__(f"{kind}: {detail}" if detail else kind)
+        self.kind = kind
+
+
+# ---------------------------------------------------------------------- drawing
+
+
+class Dice(random.Random):
+    """Seeded random numbers with the three methods that the captcha library asks of `secrets`."""
+
+    def randbelow(self, n: int) -> int:
+        """A whole number from 0 to below n."""
+        return self.randrange(n)
+
+    def randbits(self, k: int) -> int:
+        """A whole number of k random bits."""
+        return self.getrandbits(k)
+
+
+def draw(config: Config, name: str, index: int) -> tuple[str, Image.Image]:
+    """Label and picture number `index` of the set `name`; the same for the same seed.
+
+    Each picture has random numbers of its own, started from (seed, set, index): it does not
+    matter which process draws it, and no two sets share any.
+    """
+    label, dice = _label(config, name, index)
+    library: Any = captcha.image
+    secrets, library.secrets = library.secrets, dice  # the library takes no seed
+    try:
+        return label, _painter(config.width, config.height).generate_image(label)
+    finally:
+        library.secrets = secrets
+
+
+def _label(config: Config, name: str, index: int) -> tuple[str, Dice]:
+    dice = Dice(f"{config.seed}/{name}/{index}")
+    return "".join(dice.choice(config.alphabet) for _ in range(config.char_num)), dice
+
+
+@functools.cache
+def _painter(width: int, height: int) -> captcha.image.ImageCaptcha:
+    # The library's letters of 42, 50 and 56 px are made for 60 px of height: keep the proportion.
+    sizes = tuple(max(1, round(size * height / 60)) for size in (42, 50, 56))
+    return captcha.image.ImageCaptcha(width, height, font_sizes=sizes)
+
+
+def _file_name(label: str, index: int) -> str:
+    return f"{label}_{index:06d}.png"
+
+
+def _draw_files(config: Config, name: str, folder: str, indices: Sequence[int]) -> int:
+    """Draw those pictures into the folder; each appears there only once it is whole."""
+    for index in indices:
+        label, picture = draw(config, name, index)
+        path = Path(folder, _file_name(label, index))
+        part = path.with_name(f".{path.name}.part{os.getpid()}")
+        try:
+            picture.save(part, format="PNG")
+            part.replace(path)
+        except OSError:
+            part.unlink(missing_ok=True)
+            raise
+    return len(indices)
+
+
+class Generate:
+    """Draws the training, validation and test set that a Config describes."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def check_path(self) -> None:
+        """Make the three folders where they are missing."""
+        for _, folder, _ in self.config.sets:
+            if os.path.lexists(folder) and not os.path.isdir(folder):
+                raise CaptchaError(
+                    f"{printable(folder)} must be a folder for captchas, but is a file: name another folder"
+                )
+            os.makedirs(folder, exist_ok=True)
+
+    def gen_captcha(self, keep: bool = False) -> None:
+        """Draw what is missing of the three sets, and say what is there already.
+
+        An interrupted set is completed. With `keep`, sets drawn with another seed or in
+        another number and people's own pictures are left as they are, to be used so.
+
+        Raises:
+            CaptchaError: a folder holds other pictures than those asked for. Nothing is drawn.
+        """
+        self.check_path()
+        wanted = [(name, folder, self._record(name, count)) for name, folder, count in self.config.sets]
+        missing = [each for each in wanted if self._is_missing(*each, keep)]
+        for name, folder, record in missing:
+            names = set(os.listdir(folder))
+            files = [_file_name(_label(self.config, name, i)[0], i) for i in range(record["count"])]
+            indices = [i for i, file in enumerate(files) if file not in names]
+            write_json(Path(folder, RECORD), record | {"complete": False})
+            work = functools.partial(_draw_files, self.config, name, folder)
+            for _ in in_parallel(work, indices, f"Drawing {name}"):
+                pass
+            write_json(Path(folder, RECORD), record | {"complete": True})
+            print(f"{printable(folder)}: {record['count']} captchas drawn", flush=True)
+
+    def _record(self, name: str, count: int) -> dict[str, Any]:
+        c = self.config
+        return {
+            "set": name,
+            "count": count,
+            "seed": c.seed,
+            "width": c.width,
+            "height": c.height,
+            "char_num": c.char_num,
+            "characters": c.alphabet,
+            "captcha": version("captcha"),
+            "pillow": version("pillow"),
+        }
+
+    @staticmethod
+    def _is_missing(name: str, folder: str, wanted: dict[str, Any], keep: bool) -> bool:
+        shown, flag = printable(folder), f"--{name}-folder"
+        found = read_record(folder)
+        if found is None:
+            others = visible_names(folder)
+            if others and not keep:
+                raise CaptchaError(
+                    f"{shown} must be empty to draw captchas into, but holds {len(others)} files that this "
+                    f"program did not draw: name another folder with {flag}"
+                )
+            return not others
+        differences = [key for key in wanted if found.get(key) != wanted[key]]
+        if not differences:
+            if found["complete"]:
+                print(f"{shown}: {wanted['count']} captchas are there already", flush=True)
+            return not found["complete"]
+        told = ", ".join(f"{key} {found.get(key)} (asked for: {wanted[key]})" for key in differences)
+        fixed = {"width", "height", "char_num", "characters"}  # what a model cannot overlook
+        if keep and found.get("complete") and not fixed & set(differences):
+            print(f"{shown}: used as it is, drawn with {told}", flush=True)
+            return False
+        raise CaptchaError(
+            f"{shown} holds captchas drawn with {told}: ask for those, delete the folder to draw it anew, "
+            f"or name another with {flag}"
+        )
+
+
+def read_record(folder: str) -> dict[str, Any] | None:
+    """How the set in that folder was drawn; None where there is no record."""
+    path = Path(folder, RECORD)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        record = None
+    if not isinstance(record, dict) or not isinstance(record.get("complete"), bool):
+        raise CaptchaError(
+            f"{printable(str(path))} must be the record of a drawn set, but cannot be read: delete it to use "
+            "the pictures beside it as your own, or the folder to draw it anew"
+        )
+    return record
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write the file whole or not at all."""
+    part = path.with_name(f".{path.name}.part{os.getpid()}")
+    try:
+        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.replace(path)
+    except OSError:
+        part.unlink(missing_ok=True)
+        raise
+
+
+# ---------------------------------------------------------------------- loading
+
+
+class ReadData:
+    """Reads labelled pictures as arrays, as a Config describes them."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def read_data(self, path: str | os.PathLike[str]) -> tuple[np.ndarray, str]:
+        """One picture, uint8 [H, W], grey, and its label, from the name of the file.
+
+        Raises:
+            PictureError: no picture, damaged, of another size, or no valid label in its name.
+        """
+        label = self.label(os.path.basename(path))
+        return self.read_picture(path), label
+
+    def label(self, name: str) -> str:
+        """The label in a file's name: what stands before the first `_` or the extension."""
+        label = os.path.splitext(name)[0].split("_")[0]
+        length, alphabet = self.config.char_num, self.config.alphabet
+        if len(label) != length:
+            raise PictureError("label of another length", f"{printable(label)!r} is not {length} symbols")
+        for symbol in label:
+            if symbol not in alphabet:
+                raise PictureError(
+                    "label outside the alphabet",
+                    f"{printable(symbol)!r} in {printable(label)!r} is not in {alphabet}",
+                )
+        return label
+
+    def read_picture(self, path: str | os.PathLike[str]) -> np.ndarray:
+        """One picture, uint8 [H, W], grey; what is transparent becomes white.
+
+        The size is compared before anything is decoded, so that a small file that claims a
+        huge picture costs nothing.
+        """
+        if os.path.isdir(path):
+            raise PictureError("a folder")
+        if not os.path.exists(path):
+            raise PictureError("a link to nothing" if os.path.islink(path) else "no such file")
+        if not os.path.isfile(path):
+            raise PictureError("not a file")
+        if os.path.getsize(path) == 0:
+            raise PictureError("an empty file")
+        wanted = (self.config.width, self.config.height)
+        try:
+            with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
+                warnings.simplefilter("ignore")  # Pillow's opinions on metadata
+                if picture.size != wanted:
+                    raise PictureError("another size", "{}x{} px, not {}x{}".format(*picture.size, *wanted))
+                return _grey(picture)
+        except (PictureError, MemoryError):
+            raise
+        except Image.DecompressionBombError:
+            raise PictureError("another size", "far more pixels than {}x{}".format(*wanted)) from None
+        except UnidentifiedImageError:
+            raise PictureError("not a picture", f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
+        except PermissionError:
+            raise PictureError("not readable", "permission denied") from None
+        except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
+            raise PictureError("damaged", printable(str(error))) from error
+
+    def label2vec(self, label: str) -> np.ndarray:
+        """The one-hot vector of a label, float32 [L * K]: '1327' has ones at 1, 13, 22 and 37."""
+        length, symbols = self.config.char_num, len(self.config.alphabet)
+        if len(label) != length or any(symbol not in self.config.alphabet for symbol in label):
+            raise CaptchaError(f"a label must be {length} symbols of {self.config.alphabet}, not {label!r}")
+        vector = np.zeros((length, symbols), np.float32)
+        vector[np.arange(length), [self.config.alphabet.index(symbol) for symbol in label]] = 1
+        return vector.reshape(-1)
+
+    def vec2label(self, vector: np.ndarray) -> str:
+        """The label of a one-hot vector (or of scores: the best of each place), [L * K]."""
+        length, symbols = self.config.char_num, len(self.config.alphabet)
+        if np.size(vector) != length * symbols:
+            raise CaptchaError(f"a label's vector must have {length * symbols} values, not {np.size(vector)}")
+        best = np.reshape(vector, (length, symbols)).argmax(axis=1)
+        return "".join(self.config.alphabet[i] for i in best)
+
+    def load_data(self, folder: str) -> tuple[np.ndarray, np.ndarray, int]:
+        """All pictures of a folder, in the order of their names.
+
+        Bad files are left out; the first ten are named on standard error, then counted.
+
+        Returns:
+            images, uint8 [N, H, W]; label vectors, float32 [N, L * K]; N.
+
+        Raises:
+            CaptchaError: no such folder, no pictures, more than a tenth of them bad, or a set
+                whose drawing was interrupted.
+        """
+        shown = printable(folder)
+        if not os.path.isdir(folder):
+            raise CaptchaError(f"{shown} must be a folder of pictures, but there is none: check the path")
+        record = read_record(folder)
+        if record and not record["complete"]:
+            raise CaptchaError(
+                f"{shown} must be a whole set, but its drawing was interrupted: run generate_captcha.py again"
+            )
+        names = visible_names(folder)
+        images, labels, bad = [], [], []
+        for image_part, label_part, bad_part in in_parallel(
+            functools.partial(_load_files, self.config, folder), names, f"Loading {shown}"
+        ):
+            images.append(image_part)
+            labels += label_part
+            bad += bad_part
+        if bad:
+            self._report(shown, bad, len(names))
+        if not labels:
+            example = (self.config.alphabet * self.config.char_num)[: self.config.char_num]
+            raise CaptchaError(
+                f"{shown} must hold pictures with their labels in their names, such as {example}_000042.png, "
+                "but holds none that can be used: put some there, or delete the folder to have captchas drawn"
+            )
+        vectors = np.stack([self.label2vec(label) for label in labels])
+        return np.concatenate(images), vectors, len(labels)
+
+    @staticmethod
+    def _report(shown: str, bad: list[tuple[str, str, str]], total: int) -> None:
+        lines = [f"{shown}: {len(bad)} of {total} files left out"]
+        lines += [f"  {printable(name)}: {reason}" for name, _, reason in bad[:BAD_NAMED]]
+        if len(bad) > BAD_NAMED:
+            kinds = ", ".join(
+                f"{count} {kind}" for kind, count in Counter(kind for _, kind, _ in bad).most_common()
+            )
+            lines.append(f"  and {len(bad) - BAD_NAMED} more; in all: {kinds}")
+        print("\n".join(lines), file=sys.stderr, flush=True)
+        if len(bad) > BAD_SHARE * total:
+            raise CaptchaError(
+                f"{shown} must hold at most a tenth of bad files, but {len(bad)} of {total} are: "
+                "check width, height, char_num and characters, or remove the bad files"
+            )
+
+
+def _load_files(
+    config: Config, folder: str, names: Sequence[str]
+) -> tuple[np.ndarray, list[str], list[tuple[str, str, str]]]:
+    """Images [n, H, W], labels, and (name, kind, reason) of each bad file."""
+    reader = ReadData(config)
+    images, labels, bad = [], [], []
+    for name in names:
+        try:
+            image, label = reader.read_data(os.path.join(folder, name))
+        except PictureError as error:
+            bad.append((name, error.kind, str(error)))
+        else:
+            images.append(image)
+            labels.append(label)
+    shape = (len(images), config.height, config.width)
+    return np.asarray(images, np.uint8).reshape(shape), labels, bad
+
+
+def _grey(picture: Image.Image) -> np.ndarray:
+    """Any of Pillow's modes as uint8 [H, W]."""
+    if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits: convert("L") would cut them off at 255
+        return np.clip(np.asarray(picture, np.float64) / 257 + 0.5, 0, 255).astype(np.uint8)
+    if "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return np.asarray(picture.convert("L"), np.uint8)
+
+
+def visible_names(folder: str) -> list[str]:
+    """The sorted names in a folder, without hidden files and what systems leave there."""
+    return sorted(name for name in os.listdir(folder) if not name.startswith(".") and name not in SILENT)
+
+
+# ---------------------------------------------------------------------- all cores
+
+
+def in_parallel(
+    work: Callable[[Sequence[Item]], Result], items: Sequence[Item], title: str
+) -> Iterator[Result]:
+    """work(chunk) for each chunk of the items, in order, from all cores, with a progress bar.
+
+    A few items are not worth starting processes for. Processes are spawned, since forking one
+    that has TensorFlow's threads can hang.
+    """
+    chunks = [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]
+    workers = min(available_cores(), len(chunks))
+    total = len(items)
+    with tqdm(
+        total=total, desc=title, unit=" pictures", disable=None, leave=False, dynamic_ncols=True
+    ) as bar:
+        if workers < 2:
+            for chunk in chunks:
+                yield work(chunk)
+                bar.update(len(chunk))
+            return
+        pool = ProcessPoolExecutor(workers, get_context("spawn"))
+        try:
+            with CtrlCForUsAlone():
+                results = pool.map(work, chunks)
+            for chunk, result in zip(chunks, results, strict=True):
+                yield result
+                bar.update(len(chunk))
+        except BrokenProcessPool:
+            raise CaptchaError(f"{title} stopped: a process was killed, perhaps for lack of memory") from None
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+class CtrlCForUsAlone:
+    """Processes started inside ignore Ctrl-C, which reaches the whole group: we stop them."""
+
+    def __enter__(self) -> None:
+        self.main = threading.current_thread() is threading.main_thread()
+        if self.main:
+            self.before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def __exit__(self, *_: object) -> None:
+        if self.main:
+            signal.signal(signal.SIGINT, self.before)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Draw the three sets."""
+    Generate(parse(arguments, "Draw the training, validation and test captchas.")).gen_captcha()
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,103 @@
+"""Read captchas with a trained model: `python predict.py captcha.png more/`.
+
+Prints a line a picture: path, text and confidence (the probability of the text among all
+texts of its length), separated by tabs.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from config import Config, Parser, printable, run
+from generate_captcha import PictureError, ReadData, visible_names
+from session import Checkpoint, load_config, load_tensorflow
+
+BATCH = 250  # pictures read at once: bounds memory
+
+
+class Reading(NamedTuple):
+    """What a picture says."""
+
+    text: str
+    confidence: float  # from 0 to 1
+
+
+class Predictor:
+    """Reads pictures with the best weights in a checkpoint folder, and their settings."""
+
+    def __init__(self, folder: str = Config.checkpoint_folder) -> None:
+        self.folder = folder
+
+    @functools.cached_property
+    def config(self) -> Config:
+        """The settings that the model was trained with."""
+        load_tensorflow()
+        return load_config(self.folder)
+
+    @functools.cached_property
+    def _model(self) -> tuple[Any, Any, Any]:
+        """Session, input and outputs, made at the first picture."""
+        tf = load_tensorflow()
+        from cnn_model import read
+
+        with tf.Graph().as_default():
+            x = tf.placeholder(tf.uint8, [None, self.config.height, self.config.width])
+            _, symbols, confidence = read(x, self.config)
+            checkpoint = Checkpoint(self.config, {v.op.name: v for v in tf.global_variables()})
+            session = tf.Session()
+            checkpoint.restore(session, self.folder)
+        return session, x, (symbols, confidence)
+
+    def read(self, images: np.ndarray) -> list[Reading]:
+        """Texts and confidences of uint8 [N, H, W] pictures."""
+        session, x, outputs = self._model
+        readings = []
+        for start in range(0, len(images), BATCH):
+            symbols, confidence = session.run(outputs, {x: images[start : start + BATCH]})
+            texts = ["".join(self.config.alphabet[k] for k in row) for row in symbols]
+            readings += [Reading(*each) for each in zip(texts, confidence.tolist(), strict=True)]
+        return readings
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Read the pictures and folders named; 1 where a file could not be read."""
+    parser = Parser("Read captchas with a trained model.")
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="a picture, or a folder of them")
+    parser.add_argument(
+        "--checkpoint-folder",
+        default=Config.checkpoint_folder,
+        help="folder of the model (default: %(default)s)",
+    )
+    options = parser.parse_args(arguments)
+    predictor = Predictor(options.checkpoint_folder)
+    reader = ReadData(predictor.config)
+    paths = [inner for path in options.paths for inner in pictures(path)]
+    failed = 0
+    for start in range(0, len(paths), BATCH):
+        names, images = [], []
+        for path in paths[start : start + BATCH]:
+            try:
+                images.append(reader.read_picture(path))
+                names.append(path)
+            except PictureError as error:
+                print(f"{printable(path)}: {error}", file=sys.stderr)
+                failed += 1
+        if images:
+            for name, reading in zip(names, predictor.read(np.stack(images)), strict=True):
+                print(f"{printable(name)}\t{reading.text}\t{reading.confidence:.4f}", flush=True)
+    return 1 if failed else 0
+
+
+def pictures(path: str) -> list[str]:
+    """The path itself, or the files of the folder that it is, in name order."""
+    return [os.path.join(path, name) for name in visible_names(path)] if os.path.isdir(path) else [path]
+
+
+if __name__ == "__main__":
+    run(main)

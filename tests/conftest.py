@@ -1,0 +1,78 @@
+"""Tiny, odd sizes, so that no number is right by luck: 37x23 pixels, three letters of `abcde`."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from config import Config
+from session import load_tensorflow
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+TINY = Config(
+    width=37,
+    height=23,
+    char_num=3,
+    characters="abcde",
+    generate_num=(150, 20, 30),
+    batch_size=7,
+    alpha=3e-3,
+    keep_prob=0.9,
+    Epoch=2,
+    print_per_batch=5,
+    save_per_batch=10,
+)
+
+
+@pytest.fixture
+def tiny(tmp_path, monkeypatch):
+    """A Config whose folders are in a temporary folder, which is the current one."""
+    monkeypatch.chdir(tmp_path)
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def tf():
+    return load_tensorflow()
+
+
+@pytest.fixture(scope="session")
+def drawn(tmp_path_factory):
+    """A Config whose three sets are drawn. Not to be written to."""
+    from generate_captcha import Generate
+
+    folder = tmp_path_factory.mktemp("drawn")
+    config = replace(
+        TINY, **{f"{name}_folder": str(folder / name) for name in ("train", "validation", "test")}
+    )
+    Generate(config).gen_captcha()
+    return config
+
+
+def flags(config):
+    """The command line that asks for that Config."""
+    words = []
+    for name, value in config.as_dict().items():
+        words.append(f"--{name.replace('_', '-')}")
+        words += [str(v) for v in value] if isinstance(value, list) else [str(value)]
+    return words
+
+
+def script(name, *arguments, cwd=None, **options):
+    """Run one of the project's scripts; its output as text."""
+    command = [sys.executable, str(PROJECT / name), *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options
+    )
+
+
+def assert_refused(done, status, *words):
+    """One sentence on standard error, with those words in it; the exit status; no traceback."""
+    assert done.returncode == status, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    for word in words:
+        assert word in done.stderr

@@ -1,0 +1,150 @@
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from conftest import PROJECT, TINY, assert_refused, flags, script
+
+from config import Config, ConfigError, parse
+
+
+def test_classic_fields_keep_their_defaults_on_the_class():
+    assert (Config.width, Config.height, Config.char_num) == (160, 60, 4)
+    assert list(Config.characters) == list(range(10))
+    assert (Config.train_folder, Config.validation_folder, Config.test_folder) == (
+        "train",
+        "validation",
+        "test",
+    )
+    assert (Config.tensorboard_folder, Config.checkpoint_folder) == ("tensorboard", "checkpoints")
+    assert Config.generate_num == (5000, 500, 500)
+    assert (Config.print_per_batch, Config.save_per_batch, Config.patience) == (20, 20, 1000)
+
+
+def test_an_instance_is_frozen_and_changes_nothing_on_the_class():
+    config = Config(width=200)
+    assert (config.width, Config.width) == (200, 160)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.width = 5
+
+
+@pytest.mark.parametrize("characters", ["0123456789", range(10), list("0123456789"), tuple(range(10))])
+def test_alphabets_of_any_kind_become_one_word(characters):
+    assert Config(characters=characters).alphabet == "0123456789"
+
+
+def test_derived_sizes():
+    assert (Config().columns, Config().rows) == (20, 8)
+    assert (TINY.columns, TINY.rows) == (5, 3)
+    assert [each[0] for each in TINY.sets] == ["train", "validation", "test"]
+    assert [each[2] for each in TINY.sets] == [150, 20, 30]
+
+
+def test_settings_survive_json():
+    assert Config(**json.loads(json.dumps(TINY.as_dict()))) == TINY
+
+
+BAD = [
+    ({"width": 0}, "width must be a whole number from 8 to 4096, not 0"),
+    ({"width": "wide"}, "width must be a whole number from 8 to 4096, not 'wide'"),
+    ({"height": 10**9}, "height must be a whole number from 8 to 4096, not 1000000000"),
+    ({"height": 60.5}, "height must be a whole number from 8 to 4096, not 60.5"),
+    ({"char_num": -1}, "char_num must be a whole number from 1 to 64, not -1"),
+    ({"char_num": True}, "char_num must be a whole number from 1 to 64, not True"),
+    ({"Epoch": 0}, "Epoch must be a whole number from 1 to 1000000000, not 0"),
+    ({"batch_size": 0}, "batch_size must be a whole number from 1 to 1000000, not 0"),
+    ({"print_per_batch": 0}, "print_per_batch must be a whole number from 1 to 1000000000, not 0"),
+    ({"save_per_batch": -3}, "save_per_batch must be a whole number from 1 to 1000000000, not -3"),
+    ({"patience": 0}, "patience must be a whole number from 1 to 1000000000, not 0"),
+    ({"seed": -1}, "seed must be a whole number from 0 to 2147483647, not -1"),
+    ({"alpha": 0}, "alpha must be a number above 0 to 1 (included), not 0"),
+    ({"alpha": float("nan")}, "alpha must be a number above 0 to 1 (included), not nan"),
+    ({"keep_prob": 1.5}, "keep_prob must be a number above 0 to 1 (included), not 1.5"),
+    ({"shift": 1}, "shift must be a number from 0 (included) to below 1, not 1"),
+    (
+        {"generate_num": (5, 5)},
+        "generate_num must be three whole numbers (train, validation, test), not (5, 5)",
+    ),
+    ({"generate_num": (5, 0, 5)}, "generate_num must be a whole number from 1 to 100000000, not 0"),
+    ({"characters": "0"}, "characters must be at least two different symbols, not '0'"),
+    ({"characters": "0120"}, "characters must be at least two different symbols, not '0' twice"),
+    ({"characters": "01_"}, "characters must be single printable symbols"),
+    ({"characters": "01/"}, "characters must be single printable symbols"),
+    ({"characters": "01\n"}, "characters must be single printable symbols"),
+    ({"characters": range(11)}, "(labels are file names), not '10'"),
+    ({"characters": 5}, "characters must be symbols such as 0123456789, not 5"),
+    ({"train_folder": ""}, "train_folder must be the path of a folder, not ''"),
+    ({"train_folder": "test"}, "test_folder and train_folder must be different folders, both are 'test'"),
+    ({"test_folder": "./train/"}, "test_folder and train_folder must be different folders"),
+    ({"tensorboard_folder": "/"}, "tensorboard_folder must be a folder for curves alone"),
+    ({"tensorboard_folder": "."}, "tensorboard_folder must be a folder for curves alone"),
+    ({"tensorboard_folder": os.path.expanduser("~")}, "tensorboard_folder must be a folder for curves alone"),
+    ({"tensorboard_folder": str(PROJECT)}, "tensorboard_folder must be a folder for curves alone"),
+]
+
+
+@pytest.mark.parametrize(("settings", "sentence"), BAD)
+def test_bad_settings_are_refused_with_a_sentence(settings, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        Config(**settings)
+
+
+@pytest.mark.parametrize(("char_num", "width"), [(3, 33), (4, 49), (7, 97)])
+def test_too_few_columns_are_refused_with_the_width_that_would_do(char_num, width):
+    with pytest.raises(ConfigError, match=f"use a width of at least {width}$"):
+        Config(char_num=char_num, width=width - 1)
+    assert Config(char_num=char_num, width=width).columns == 2 * char_num - 1
+
+
+def test_every_field_is_a_flag():
+    assert parse(flags(TINY), "") == TINY
+    assert parse(["--epoch", "7"], "").Epoch == 7
+    assert parse(["--generate-num", "3", "2", "1"], "").generate_num == (3, 2, 1)
+
+
+def test_help_explains_every_field_with_its_default():
+    done = script("driver.py", "--help")
+    assert done.returncode == 0
+    text = " ".join(done.stdout.split())
+    for f in dataclasses.fields(Config):
+        assert f"--{f.name.replace('_', '-')}" in text
+        assert f.metadata["help"] in text
+    assert "(default: 0123456789)" in text
+    assert "(default: 5000 500 500)" in text
+    assert "(default: 160)" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--width", "wide"], "width must be a whole number from 8 to 4096, not 'wide'"),
+        (["--width", "-5"], "not -5"),
+        (["--alpha", "nan"], "alpha must be a number above 0"),
+        (["--generate-num", "5"], "--generate-num: expected 3 arguments"),
+        (["--nonsense"], "unrecognized arguments: --nonsense"),
+        (["--wid", "5"], "unrecognized arguments"),
+    ],
+)
+def test_bad_flags_end_with_one_sentence_and_status_2(arguments, words, tmp_path):
+    for name in ("driver.py", "generate_captcha.py"):
+        assert_refused(script(name, *arguments, cwd=tmp_path), 2, name, words)
+    assert not os.listdir(tmp_path)
+
+
+def test_no_module_does_anything_when_imported(tmp_path):
+    code = (
+        "import sys, threading, os; before = set(os.environ)\n"
+        "import config, generate_captcha, session, driver, predict\n"
+        "assert 'tensorflow' not in sys.modules\n"
+        "assert threading.active_count() == 1 and set(os.environ) == before"
+    )
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not os.listdir(tmp_path)

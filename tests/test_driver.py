@@ -1,0 +1,559 @@
+import contextlib
+import math
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import PROJECT, TINY, assert_refused, flags, script
+
+import driver
+from config import CaptchaError, Config
+from driver import Data, Metrics
+from generate_captcha import ReadData
+
+# ---------------------------------------------------------------------- batches
+
+
+@pytest.fixture(scope="module")
+def sets(drawn):
+    reader = ReadData(drawn)
+    return [Data(*reader.load_data(folder)[:2]) for _, folder, _ in drawn.sets]
+
+
+def numbered(count):
+    """Pictures of which each has one grey of its own, and label vectors to match."""
+    images = np.tile(np.arange(count, dtype=np.uint8)[:, None, None], (1, 23, 37))
+    return Data(images, np.arange(count, dtype=np.float32)[:, None])
+
+
+def test_an_epoch_has_every_picture_once_with_its_label():
+    batches = list(driver.next_batch(numbered(17), TINY, 0))
+    assert [len(x) for x, _ in batches] == [7, 7, 3]
+    order = np.concatenate([y[:, 0] for _, y in batches])
+    assert sorted(order) == list(range(17))
+    assert np.array_equal(np.concatenate([x[:, 11, 18] for x, _ in batches]), order)
+
+
+def test_the_order_depends_on_seed_and_epoch_alone():
+    def order(config, epoch):
+        return np.concatenate([y[:, 0] for _, y in driver.next_batch(numbered(50), config, epoch)]).tolist()
+
+    assert order(TINY, 0) == order(TINY, 0)
+    assert (
+        len({tuple(order(config, epoch)) for config in (TINY, replace(TINY, seed=9)) for epoch in (0, 1)})
+        == 4
+    )
+    assert order(TINY, 0) != sorted(order(TINY, 0))
+
+
+def test_pictures_move_by_up_to_the_shift_and_keep_their_edges():
+    picture = np.arange(23, dtype=np.uint8)[:, None] * 10 + np.arange(37, dtype=np.uint8) // 4
+    config = replace(TINY, shift=0.1)  # 2 px down, 4 px across
+    moved = driver.move(np.repeat(picture[None], 400, axis=0), config, np.random.default_rng(0))
+    expected = {
+        np.pad(picture, ((2, 2), (4, 4)), mode="edge")[dy : dy + 23, dx : dx + 37].tobytes()
+        for dy in range(5)
+        for dx in range(9)
+    }
+    assert {each.tobytes() for each in moved} == expected
+    still = driver.move(picture[None], replace(TINY, shift=0), np.random.default_rng(0))
+    assert np.array_equal(still[0], picture)
+
+
+def test_feed_data_feeds_x_y_and_keep_prob():
+    model = SimpleNamespace(x="x", y="y", keep_prob="keep_prob")
+    assert driver.feed_data(model, 1, 2) == {"x": 1, "y": 2, "keep_prob": 1.0}
+    assert driver.feed_data(model, 1, 2, 0.5) == {"x": 1, "y": 2, "keep_prob": 0.5}
+
+
+class Reads:
+    """A session that reads as told: picture i (its grey) has loss i, and right[i] are its right symbols."""
+
+    def __init__(self, right):
+        self.right = np.array(right, bool)
+
+    def run(self, fetches, feed):
+        assert fetches == ["loss", "right"]
+        assert feed["keep_prob"] == 1.0
+        which = feed["x"][:, 0, 0]
+        return which.astype(np.float32), self.right[which]
+
+
+FAKE = SimpleNamespace(x="x", y="y", keep_prob="keep_prob", loss="loss", right="right")
+
+
+def test_evaluate_counts_every_picture_the_same(monkeypatch):
+    monkeypatch.setattr(driver, "EVALUATION_BATCH", 3)
+    right = [[1, 1, 1], [1, 0, 1], [0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
+    metrics = driver.evaluate(Reads(right), FAKE, numbered(7))
+    assert metrics == Metrics(loss=3.0, accuracy=16 / 21, right=4, pictures=7)
+    assert metrics.captcha_accuracy == 4 / 7
+
+
+# ---------------------------------------------------------------------- what people see
+
+
+def test_the_classic_line_to_the_letter():
+    train, validation = Metrics(0.456, 0.125, 0, 16), Metrics(0.4649, 0.1035, 1, 500)
+    classic = (
+        "Step    20, train_acc:  12.50%, train_loss:  0.46, val_acc:  10.35%, val_loss:  0.46, improved:*"
+    )
+    assert driver.status_line(20, train, validation, True) == classic + ", val_captcha_acc:   0.20%"
+    assert "improved: ," in driver.status_line(20, train, validation, False)
+
+
+def test_the_test_report_to_the_letter():
+    assert driver.test_report(Metrics(0.08, 0.9991, 9967, 10000)) == (
+        "Test accuracy:  99.91%, loss:  0.08\n"
+        "Captcha accuracy:  99.67% (9967 of 10000, 95% interval 99.54 to 99.76)"
+    )
+
+
+@pytest.mark.parametrize(("right", "count"), [(0, 10), (10, 10), (498, 500), (1, 2), (9967, 10000)])
+def test_the_wilson_interval_ends_where_what_was_seen_is_1_96_deviations_off(right, count):
+    share, ends = right / count, driver.wilson(right, count)
+    assert 0 <= ends[0] <= share <= ends[1] <= 1
+    for end in ends:
+        if 0 < end < 1:
+            assert abs(share - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / count), rel=1e-5)
+
+
+def test_due_every_n_steps_from_step_0():
+    assert [step for step in range(12) if driver.due(step, 5)] == [0, 5, 10]
+    assert all(driver.due(step, 1) for step in range(3))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00"), (61.4, "1:01"), (3600, "1:00:00"), (90061, "25:01:01")]
+)
+def test_durations_do_not_wrap(seconds, text):
+    assert driver.duration(seconds) == text
+
+
+def test_what_is_better():
+    best = Metrics(0.5, 0.9, 80, 100)
+    assert best.better_than(None)
+    assert Metrics(0.4, 0.9, 80, 100).better_than(best)
+    assert not best.better_than(best)
+    assert not Metrics(0.6, 0.9, 80, 100).better_than(best)
+    assert not Metrics(math.nan, 0.9, 99, 100).better_than(best)
+    assert not Metrics(math.nan, 0.9, 80, 100).better_than(None)
+
+
+def test_the_base_rate_is_named_with_what_to_try():
+    stuck = Metrics(1.60, 0.2, 0, 20)
+    assert driver.at_base_rate(stuck, TINY)
+    assert not driver.at_base_rate(Metrics(1.0, 0.5, 5, 20), TINY)
+    text = driver.base_rate_warning(stuck, TINY)
+    assert "(1.60; guessing gives ln 5 = 1.61)" in text
+    assert "--alpha" in text
+
+
+# ---------------------------------------------------------------------- the loop, with a session that is told
+
+
+class Told:
+    """A session whose training losses and validation losses are told, and which counts its steps."""
+
+    def __init__(self, training=lambda step: 1.0, validation=lambda step: 1.0):
+        self.training, self.validation, self.step = training, validation, 0
+
+    def run(self, fetches, feed):
+        if fetches == ["train_op", "training_loss"]:
+            self.step += 1
+            return None, self.training(self.step - 1)
+        return np.full(len(feed["x"]), self.validation(self.step)), np.zeros((len(feed["x"]), 3), bool)
+
+
+class Saves(list):
+    def save(self, session, step):
+        self.append(step)
+
+
+class Points(list):
+    def write(self, step, train, validation):
+        self.append((step, train, validation))
+
+
+LOOP = SimpleNamespace(**vars(FAKE), train_op="train_op", training_loss="training_loss")
+
+
+def fit(session, **settings):
+    config = replace(TINY, **settings)
+    saves, points = Saves(), Points()
+    result = driver.fit(config, session, LOOP, saves, points, numbered(14), numbered(3))
+    return result, saves, [step for step, _, _ in points]
+
+
+def test_training_stops_after_patience_stagnant_steps(capsys):
+    session = Told(validation=lambda step: 5.0 - min(step, 10))
+    (steps, best), saves, _ = fit(session, Epoch=99, patience=15, print_per_batch=5)
+    assert (steps, best, saves) == (25, 10, [0, 5, 10])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Epoch : 1"
+    assert lines[-1] == "No improvement for over 15 steps, auto-stopping...."
+    assert [line[5:10].strip() for line in lines if line.startswith("Step")] == [
+        "0",
+        "5",
+        "10",
+        "15",
+        "20",
+        "25",
+    ]
+    assert ["improved:*" in line for line in lines if line.startswith("Step")] == [True] * 3 + [False] * 3
+
+
+def test_training_stops_after_the_last_epoch_and_judges_the_last_weights(capsys):
+    (steps, best), saves, points = fit(Told(validation=lambda step: -step), Epoch=3, print_per_batch=4)
+    assert (steps, best, saves) == (6, 6, [0, 4, 6])  # 14 pictures, 7 a step
+    assert points == [0, 6]
+    out = capsys.readouterr().out
+    assert re.findall(r"Epoch : \d", out) == ["Epoch : 1", "Epoch : 2", "Epoch : 3"]
+    assert "auto-stopping" not in out
+
+
+def test_lines_and_points_have_their_own_rhythm(capsys):
+    _, _, points = fit(Told(), Epoch=6, print_per_batch=5, save_per_batch=3)
+    assert points == [0, 3, 6, 9, 12]
+    assert re.findall(r"^Step +(\d+)", capsys.readouterr().out, re.M) == ["0", "5", "10", "12"]
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_best_weights_kept(capsys):
+    session = Told(training=lambda step: math.nan if step == 7 else 1.0)
+    (steps, best), saves, _ = fit(session, Epoch=99)
+    assert (steps, best, saves) == (7, 0, [0])
+    assert "The training loss is not finite at step 7: training stops" in capsys.readouterr().out
+
+
+def test_weights_that_were_never_any_good_are_no_result():
+    with pytest.raises(CaptchaError, match="no weights are worth keeping"):
+        fit(Told(training=lambda step: math.nan, validation=lambda step: math.nan))
+
+
+def test_the_plateau_is_spoken_of_once_and_only_while_it_lasts(capsys, monkeypatch):
+    monkeypatch.setattr(driver, "PLATEAU_STEPS", 10)
+    fit(Told(validation=lambda step: 1.61), Epoch=20)
+    out = capsys.readouterr().out
+    assert out.count("still sits at its base rate") == 1
+    assert out.index("Step    10") < out.index("still sits") < out.index("Step    15")
+    fit(Told(validation=lambda step: 1.61 if step < 10 else 0.5), Epoch=20)
+    assert "still sits" not in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------------- curves, checkpoints, TensorFlow
+
+
+def test_clearing_takes_event_files_of_this_program_and_nothing_else(tmp_path):
+    ours = [tmp_path / part / "events.out.tfevents.1.host.captcha" for part in ("train", "validation")]
+    canaries = [
+        tmp_path / "events.out.tfevents.1.host.captcha",
+        tmp_path / "train" / "events.out.tfevents.1.host",
+        tmp_path / "train" / "notes.captcha",
+        tmp_path / "other" / "events.out.tfevents.1.host.captcha",
+        tmp_path / "train" / "deep" / "events.out.tfevents.1.host.captcha",
+    ]
+    for path in ours + canaries:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+    driver.clear_events(str(tmp_path))
+    assert not any(path.exists() for path in ours)
+    assert all(path.exists() for path in canaries)
+    driver.clear_events(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize("link", ["curves", "curves/train"])
+def test_links_are_not_cleared(link, tmp_path):
+    target = tmp_path / "target" / "train"
+    target.mkdir(parents=True)
+    events = target / "events.out.tfevents.1.host.captcha"
+    events.write_text("x")
+    (tmp_path / link).parent.mkdir(exist_ok=True)
+    (tmp_path / link).symlink_to(target.parent if link == "curves" else target)
+    with pytest.raises(CaptchaError, match="must be a folder for curves, but is a link or in one"):
+        driver.clear_events(str(tmp_path / "curves"))
+    assert events.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [("avx2 fma", False), ("avx512f avx512_bf16", True), ("amx_bf16", True), ("avx_bf16x", False)],
+)
+def test_bfloat16_where_the_cpu_has_it(flags, expected, tmp_path, tf):
+    from session import has_bfloat16, session_config
+
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : fpu {flags} sse\n")
+    assert has_bfloat16(str(tmp_path / "cpuinfo")) is expected
+    assert not has_bfloat16(str(tmp_path / "missing"))
+    rewriting = session_config(expected).graph_options.rewrite_options
+    assert rewriting.auto_mixed_precision_onednn_bfloat16 == (1 if expected else 0)  # 1: ON
+
+
+def test_a_folder_without_a_model_is_named(tmp_path, tf):
+    from session import load_config
+
+    with pytest.raises(CaptchaError, match="must hold a trained model, but holds none: train one with"):
+        load_config(str(tmp_path))
+
+
+def lines_and_weights(config, sets, capsys, tf):
+    """What a training prints, and the weights it ends with."""
+    driver.run_model(config, *sets)
+    path = tf.train.latest_checkpoint(config.checkpoint_folder)
+    reader = tf.train.load_checkpoint(path)
+    weights = {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map() if n != "settings"}
+    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("Step")], weights
+
+
+def test_one_seed_gives_one_result_to_the_bit(tiny, sets, capsys, tf):
+    first, first_weights = lines_and_weights(tiny, sets, capsys, tf)
+    again, again_weights = lines_and_weights(tiny, sets, capsys, tf)
+    other, _ = lines_and_weights(replace(tiny, seed=1), sets, capsys, tf)
+    assert first == again
+    assert first != other
+    assert first_weights.keys() == again_weights.keys()
+    assert all(np.array_equal(first_weights[name], again_weights[name]) for name in first_weights)
+
+
+def test_the_test_set_is_read_with_the_best_weights_and_not_the_last(tiny, sets, tf, monkeypatch):
+    seen = []
+    evaluate = driver.evaluate
+    monkeypatch.setattr(
+        driver, "evaluate", lambda s, m, d: seen.append((d, evaluate(s, m, d))) or seen[-1][1]
+    )
+    # The third judgement of validation is made to look best, so that later weights are worse.
+    better_than = Metrics.better_than
+    monkeypatch.setattr(
+        Metrics,
+        "better_than",
+        lambda self, best: better_than(self, None) and sum(d is sets[1] for d, _ in seen) == 3,
+    )
+    result = driver.run_model(replace(tiny, alpha=0.01), sets[0], sets[1], sets[1])
+    validations = [metrics for data, metrics in seen if data is sets[1]]
+    assert result.best_step == 10
+    assert result.test == validations[2]
+    assert validations[2] != validations[-2]
+
+
+def test_a_tensorflow_error_is_one_sentence(tiny, sets, tf, monkeypatch):
+    def full(*_):
+        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device\nmore")
+
+    monkeypatch.setattr(driver.Checkpoint, "save", full)
+    with pytest.raises(CaptchaError, match=r"^TensorFlow could not go on: No space left on device$"):
+        driver.run_model(tiny, *sets)
+
+
+# ---------------------------------------------------------------------- the real thing
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder in which both commands ran, and what they printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = replace(TINY, generate_num=(600, 40, 50), Epoch=4, print_per_batch=20, save_per_batch=40)
+    generated = script("generate_captcha.py", *flags(config), cwd=folder)
+    done = script("driver.py", *flags(config), cwd=folder)
+    assert (generated.returncode, generated.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "")
+    return SimpleNamespace(folder=folder, config=config, generated=generated.stdout, out=done.stdout)
+
+
+PERCENT = r" +\d+\.\d\d%"
+STEP = re.compile(
+    rf"Step +(?P<step>\d+), train_acc:(?P<train_acc>{PERCENT}), train_loss: +(?P<train_loss>\d+\.\d\d), "
+    rf"val_acc:(?P<val_acc>{PERCENT}), val_loss: +(?P<val_loss>\d+\.\d\d), improved:[* ], "
+    rf"val_captcha_acc:(?P<val_captcha_acc>{PERCENT})"
+)
+
+
+def test_end_to_end_prints_the_classic_lines(trained):
+    assert (
+        trained.generated
+        == "train: 600 captchas drawn\nvalidation: 40 captchas drawn\ntest: 50 captchas drawn\n"
+    )
+    lines = trained.out.splitlines()
+    assert "Images for train :600, for validation : 40, for test : 50" in lines
+    assert any(line.startswith("Arithmetic: ") for line in lines)
+    assert [line for line in lines if line.startswith("Epoch")] == [f"Epoch : {n}" for n in (1, 2, 3, 4)]
+    steps = [STEP.fullmatch(line) for line in lines if line.startswith("Step")]
+    assert all(steps)
+    assert [int(match["step"]) for match in steps] == [*range(0, 344, 20), 344]
+    assert float(steps[-1]["val_loss"]) < 0.9 * math.log(5) < float(steps[0]["val_loss"]), (
+        "nothing was learned"
+    )
+    assert any(re.fullmatch(rf"Test accuracy:{PERCENT}, loss: +\d\.\d\d", line) for line in lines)
+    report = rf"Captcha accuracy:{PERCENT} \((\d+) of 50, 95% interval \d+\.\d\d to \d+\.\d\d\)"
+    assert any(re.fullmatch(report, line) for line in lines)
+    assert "Read a captcha:   python predict.py captcha.png" in lines
+    assert lines[-1] == "Watch the curves: tensorboard --logdir tensorboard"
+
+
+def events(folder, part):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    accumulator = EventAccumulator(str(folder / "tensorboard" / part))
+    accumulator.Reload()
+    return accumulator
+
+
+def test_the_curves_are_the_printed_numbers_under_one_tag_for_both_sets(trained):
+    printed = {int(m["step"]): m for m in STEP.finditer(trained.out)}
+    for part, short in (("train", "train"), ("validation", "val")):
+        accumulator = events(trained.folder, part)
+        assert sorted(accumulator.Tags()["scalars"]) == ["accuracy/captchas", "accuracy/digits", "loss"]
+        points = {
+            tag: {e.step: e.value for e in accumulator.Scalars(tag)} for tag in accumulator.Tags()["scalars"]
+        }
+        assert list(points["loss"]) == [*range(0, 344, 40), 344]
+        for step in points["loss"]:
+            assert f"{points['loss'][step]:.2f}" == printed[step][f"{short}_loss"]
+            assert f"{points['accuracy/digits'][step]:.2%}" == printed[step][f"{short}_acc"].strip()
+            if part == "validation":
+                assert f"{points['accuracy/captchas'][step]:.2%}" == printed[step]["val_captcha_acc"].strip()
+    assert events(trained.folder, "train").Tags()["graph"]
+
+
+def test_a_real_tensorboard_serves_both_curves(trained):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", "tensorboard", "--port", str(port)]
+    command += ["--host", "127.0.0.1"]
+    server = subprocess.Popen(
+        command, cwd=trained.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        address = f"http://127.0.0.1:{port}/data/plugin/scalars/scalars?tag=accuracy%2Fcaptchas&run="
+        for run in ("train", "validation"):
+            deadline, body = time.monotonic() + 120, b""
+            while body.count(b"[") < 11 and time.monotonic() < deadline:
+                with (
+                    contextlib.suppress(OSError),
+                    urllib.request.urlopen(address + run, timeout=10) as answer,
+                ):
+                    body = answer.read()
+                time.sleep(0.2)
+            assert body.count(b"[") == 11, body  # ten points in a list
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def test_the_checkpoint_brings_its_settings_and_reads_alike(trained, tf, monkeypatch):
+    from predict import Predictor
+    from session import load_config
+
+    monkeypatch.chdir(trained.folder)
+    assert load_config("checkpoints") == trained.config
+    images, labels, count = ReadData(trained.config).load_data("test")
+    readings = Predictor("checkpoints").read(images)
+    vec2label = ReadData(trained.config).vec2label
+    right = sum(r.text == vec2label(v) for r, v in zip(readings, labels, strict=True))
+    assert f"({right} of {count}, " in trained.out
+    assert all(0 <= r.confidence <= 1 for r in readings)
+
+
+def test_predict_reads_pictures_and_folders_with_no_flag_for_settings(trained, tmp_path):
+    (tmp_path / "bad.png").write_text("no picture")
+    first = min((trained.folder / "test").glob("*.png"))
+    done = script("predict.py", first, tmp_path / "bad.png", "validation", cwd=trained.folder)
+    assert done.returncode == 1
+    assert done.stderr == f"{tmp_path}/bad.png: not a picture: no PNG, JPEG, BMP, GIF or WEBP\n"
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert lines[0][0] == str(first)
+    assert [line[0] for line in lines[1:]] == sorted(line[0] for line in lines[1:])
+    assert len(lines) == 41
+    assert all(
+        re.fullmatch("[abcde]{3}", text) and 0 <= float(confidence) <= 1 for _, text, confidence in lines
+    )
+
+
+def test_predict_without_a_model_or_with_a_broken_one_is_one_sentence(trained, tmp_path):
+    assert_refused(
+        script("predict.py", "x.png", cwd=tmp_path), 1, "must hold a trained model, but holds none"
+    )
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    for path in (trained.folder / "checkpoints").iterdir():
+        if path.is_file():
+            data = path.read_bytes()
+            (folder / path.name).write_bytes(data[: len(data) // 2] if path.name.endswith("index") else data)
+    assert_refused(script("predict.py", "x.png", cwd=tmp_path), 1, "must be a checkpoint of this program")
+
+
+def test_a_second_run_keeps_the_first_ones_model_and_clears_its_curves(trained):
+    files = {p.name for p in (trained.folder / "checkpoints").iterdir() if p.is_file()}
+    before = {p for p in (trained.folder / "tensorboard").rglob("*") if p.is_file()}
+    done = script("driver.py", *flags(replace(trained.config, Epoch=1, seed=5)), cwd=trained.folder)
+    assert done.returncode == 0, done.stderr
+    assert "The model of the run before is kept in checkpoints/previous" in done.stdout
+    assert "train: used as it is, drawn with seed 0 (asked for: 5)" in done.stdout
+    assert {p.name for p in (trained.folder / "checkpoints" / "previous").iterdir()} == files
+    after = {p for p in (trained.folder / "tensorboard").rglob("*") if p.is_file()}
+    assert len(after) == 2
+    assert not before & after
+
+
+def test_ctrl_c_ends_training_with_the_best_weights_kept(trained, tmp_path):
+    for name in ("train", "validation", "test"):
+        (tmp_path / name).symlink_to(trained.folder / name)
+    command = [
+        sys.executable,
+        str(PROJECT / "driver.py"),
+        *flags(replace(trained.config, Epoch=10**6, patience=10**6)),
+    ]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if line.startswith("Step    40"):
+            break
+    process.send_signal(signal.SIGINT)
+    out, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors == "driver.py: interrupted\n"
+    assert out.splitlines()[-1] == "Stopped; the best weights so far are in checkpoints"
+    assert script("predict.py", "test", cwd=tmp_path).returncode == 0
+
+
+def test_a_reader_that_goes_away_is_no_traceback(trained):
+    command = f"'{sys.executable}' '{PROJECT / 'driver.py'}' --help | head -n 1"
+    done = subprocess.run(command, shell=True, cwd=trained.folder, capture_output=True, text=True)
+    assert done.stderr == ""
+
+
+def test_the_trainer_stops_on_a_folder_of_bad_pictures(tmp_path):
+    (tmp_path / "train").mkdir()
+    for i in range(3):
+        (tmp_path / "train" / f"000{i}.png").write_bytes(b"no picture")
+    done = script("driver.py", "--generate-num", 3, 2, 2, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.count("not a picture") == 3
+    assert "must hold at most a tenth of bad files, but 3 of 3 are" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert (
+        os.listdir(tmp_path / "train") == ["0000.png", "0001.png", "0002.png"]
+        or len(os.listdir(tmp_path / "train")) == 3
+    )
+
+
+def test_sizes_that_do_not_fit_the_drawn_sets_are_named(trained):
+    done = script("driver.py", *flags(replace(trained.config, width=38)), cwd=trained.folder)
+    assert_refused(done, 1, "width 37 (asked for: 38)")
+
+
+def test_defaults_differ_from_the_classic_ones_only_where_measured():
+    classic = {"alpha": 1e-3, "Epoch": 100, "batch_size": 64, "keep_prob": 0.5}
+    source = (PROJECT / "config.py").read_text()
+    for name, value in classic.items():
+        if getattr(Config, name) != value:
+            assert re.search(rf"# {name}: classic {value:g}\b", source), f"{name} differs without a reason"

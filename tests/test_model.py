@@ -1,0 +1,217 @@
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import TINY
+
+from config import Config
+
+# T columns, K symbols, L said: small enough to list every way through the columns.
+LATTICES = [(5, 3, 3), (4, 2, 2), (3, 2, 2), (6, 3, 1), (5, 2, 3)]
+
+
+def random_scores(columns, symbols, pictures=6):
+    """log-probabilities, [T, B, K + 1], some columns sure and some not."""
+    random = np.random.default_rng(columns * 10 + symbols)
+    shares = random.dirichlet(np.full(symbols + 1, 0.5), size=(columns, pictures)) + 1e-6
+    return np.log(shares / shares.sum(-1, keepdims=True)).astype(np.float32)
+
+
+def every_way(scores, length):
+    """For one picture, [T, K + 1]: {answer: total probability}, and the answer of the best way."""
+    columns, classes = scores.shape
+    totals, best = {}, (-np.inf, None)
+    for way in itertools.product(range(classes), repeat=columns):
+        answer = tuple(k for k, _ in itertools.groupby(way) if k != classes - 1)
+        if len(answer) == length:
+            score = scores[np.arange(columns), way].sum(dtype=np.float64)
+            totals[answer] = totals.get(answer, 0) + np.exp(score)
+            best = max(best, (score, answer))
+    return totals, best[1]
+
+
+def run(tf, build, value, dtype="float32"):
+    with tf.Graph().as_default(), tf.Session() as session:
+        placeholder = tf.placeholder(dtype, [value.shape[0], None, *value.shape[2:]])
+        return session.run(build(placeholder), {placeholder: value})
+
+
+@pytest.mark.parametrize(("columns", "symbols", "length"), LATTICES)
+def test_decoding_and_confidence_are_those_of_listing_every_way(columns, symbols, length, tf):
+    from cnn_model import decode, log_probability
+
+    scores = random_scores(columns, symbols)
+
+    def build(log_probs):
+        answer = decode(log_probs, length)
+        return answer, tf.exp(log_probability(log_probs, answer))
+
+    answers, confidences = run(tf, build, scores)
+    assert answers.shape == (6, length)
+    for picture, (answer, confidence) in enumerate(zip(answers, confidences, strict=True)):
+        totals, best = every_way(scores[:, picture], length)
+        assert tuple(answer) == best
+        assert confidence == pytest.approx(totals[best] / sum(totals.values()), rel=1e-5)
+
+
+@pytest.mark.parametrize(("columns", "symbols", "length"), LATTICES)
+def test_the_loss_is_that_of_listing_every_way(columns, symbols, length, tf):
+    from cnn_model import ctc_loss
+
+    scores = random_scores(columns, symbols)
+    every = [
+        a for a in itertools.product(range(symbols), repeat=length) if a in every_way(scores[:, 0], length)[0]
+    ]
+    labels = np.array([every[i % len(every)] for i in range(6)], np.int32)
+    losses = run(tf, lambda log_probs: ctc_loss(log_probs, tf.constant(labels)), scores)
+    for picture, loss in enumerate(losses):
+        totals, _ = every_way(scores[:, picture], length)
+        assert loss == pytest.approx(-np.log(totals[tuple(labels[picture])]) / length, rel=1e-4)
+
+
+def test_the_probabilities_of_all_answers_sum_to_one(tf):
+    from cnn_model import log_probability
+
+    scores = random_scores(5, 3, pictures=1)
+    every = np.array(list(itertools.product(range(3), repeat=3)), np.int32)
+
+    def build(log_probs):
+        return tf.exp(log_probability(tf.tile(log_probs, [1, 27, 1]), tf.constant(every)))
+
+    assert run(tf, build, scores).sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_equal_scores_still_give_one_answer_of_the_right_length(tf):
+    from cnn_model import decode
+
+    scores = np.full((5, 2, 4), np.log(0.25), np.float32)
+    answers = run(tf, lambda log_probs: decode(log_probs, 3), scores)
+    assert answers.shape == (2, 3)
+    assert ((answers >= 0) & (answers < 3)).all()
+    totals, _ = every_way(scores[:, 0], 3)
+    assert tuple(answers[0]) in totals
+
+
+def parameters(config):
+    """Kernels and batch normalisations of the three convolutions; kernel and bias of the columns."""
+    convolutions = 25 * (1 * 16 + 16 * 32 + 32 * 64) + 2 * (16 + 32 + 64)
+    classes = len(config.alphabet) + 1
+    return convolutions + config.rows * 64 * classes + classes
+
+
+@pytest.mark.parametrize(("config", "count"), [(Config(), 70267), (TINY, 65782)])
+def test_number_of_parameters(config, count, tf):
+    from cnn_model import CNN
+
+    with tf.Graph().as_default():
+        CNN.build(config)
+        assert (
+            sum(np.prod(v.shape.as_list()) for v in tf.trainable_variables()) == count == parameters(config)
+        )
+
+
+@pytest.mark.parametrize(("width", "height"), [(33, 8), (37, 23), (40, 24), (41, 25), (160, 60)])
+def test_the_last_map_has_the_columns_that_config_says(width, height, tf):
+    from cnn_model import network
+
+    config = replace(TINY, width=width, height=height)
+    with tf.Graph().as_default():
+        scores = network(tf.placeholder(tf.uint8, [None, height, width]), config)
+        assert scores.shape.as_list() == [config.columns, None, 6]
+        rows = (
+            tf.get_default_graph().get_tensor_by_name("columns/kernel/Read/ReadVariableOp:0").shape[0] // 64
+        )
+        assert rows == config.rows
+
+
+def sample(count, config=TINY):
+    """Pictures and labels of as many drawn captchas."""
+    from generate_captcha import ReadData, _grey, draw
+
+    drawn = [draw(config, "train", i) for i in range(count)]
+    images = np.stack([_grey(picture) for _, picture in drawn])
+    return images, np.stack([ReadData(config).label2vec(label) for label, _ in drawn])
+
+
+@pytest.fixture
+def started(tf):
+    """A model of the tiny size and a session in which its variables have their first values."""
+    from cnn_model import CNN
+
+    with tf.Graph().as_default():
+        model = CNN.build(TINY)
+        with tf.Session() as session:
+            session.run(tf.global_variables_initializer())
+            yield model, session
+
+
+def test_it_overfits_eight_pictures(started):
+    model, session = started
+    images, labels = sample(8)
+    for _ in range(150):
+        session.run(model.train_op, {model.x: images, model.y: labels})
+    losses, right = session.run([model.loss, model.right], {model.x: images, model.y: labels})
+    assert right.all()
+    assert losses.max() < 0.1
+
+
+def test_fed_are_pictures_one_hot_labels_and_keep_prob(started):
+    model, _ = started
+    assert (model.x.shape.as_list(), model.x.dtype) == ([None, 23, 37], "uint8")
+    assert (model.y.shape.as_list(), model.y.dtype) == ([None, 15], "float32")
+    assert model.keep_prob.shape.as_list() == []
+
+
+def test_dropout_acts_in_training_and_never_in_reading(started):
+    model, session = started
+    images, labels = sample(5)
+
+    def losses(keep_prob):
+        feed = {model.x: images, model.y: labels, model.keep_prob: keep_prob}
+        return session.run([model.training_loss, model.loss], feed)
+
+    (training_1, reading_1), (training_2, reading_2) = losses(1.0), losses(0.3)
+    assert training_1 != training_2
+    assert np.array_equal(reading_1, reading_2)
+    assert losses(0.3)[0] == training_2, "masks must depend on the step alone"
+    session.run(model.train_op, {model.x: images, model.y: labels, model.keep_prob: 1.0})
+
+
+def test_reading_uses_averages_of_weights_and_moments(started, tf):
+    model, session = started
+    images, labels = sample(7)
+    raw = {v.op.name: v for v in tf.trainable_variables()}
+    averages = session.run(raw)
+    for step in range(4):
+        session.run(model.train_op, {model.x: images, model.y: labels})
+        decay = min(0.999, (1 + step) / (10 + step))
+        now = session.run(raw)
+        averages = {name: decay * averages[name] + (1 - decay) * now[name] for name in raw}
+    saved = session.run(model.weights)
+    assert set(saved) == set(raw) | {f"conv{i}/{m}" for i in (1, 2, 3) for m in ("mean", "variance")}
+    for name, average in averages.items():
+        np.testing.assert_allclose(saved[name], average, rtol=1e-3, atol=1e-5)
+    assert np.abs(saved["conv1/mean"]).max() > 0
+    loss = session.run(model.loss, {model.x: images, model.y: labels})
+    session.run([v.assign(tf.zeros_like(v)) for v in tf.trainable_variables()])
+    assert np.array_equal(session.run(model.loss, {model.x: images, model.y: labels}), loss)
+
+
+def test_an_empty_picture_is_read_with_finite_numbers(started):
+    model, session = started
+    images, labels = np.zeros((2, 23, 37), np.uint8), sample(2)[1]
+    assert np.isfinite(session.run(model.loss, {model.x: images, model.y: labels})).all()
+
+
+def test_first_weights_depend_on_the_seed_alone(tf):
+    from cnn_model import CNN
+
+    def weights(seed):
+        with tf.Graph().as_default(), tf.Session() as session:
+            model = CNN.build(replace(TINY, seed=seed))
+            session.run(tf.global_variables_initializer())
+            return session.run(model.weights["conv2/kernel"])
+
+    assert np.array_equal(weights(1), weights(1))
+    assert not np.array_equal(weights(1), weights(2))
