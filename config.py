@@ -274,6 +274,6 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
         print(f"{program}: interrupted", file=sys.stderr)
         status = 130
     except (CaptchaError, OSError, MemoryError) as error:
-        print(f"{program}: {error or 'not enough memory'}", file=sys.stderr)
+        print(f"{program}: {str(error) or 'not enough memory'}", file=sys.stderr)
         status = 2 if isinstance(error, ConfigError) else 1
     sys.exit(status)

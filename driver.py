@@ -24,11 +24,19 @@ from tqdm import tqdm
 
 from config import CaptchaError, Config, parse, printable, run
 from generate_captcha import Generate, ReadData
-from session import Checkpoint, has_bfloat16, keep_earlier, load_tensorflow, session_config
+from session import (
+    Checkpoint,
+    alone,
+    has_bfloat16,
+    keep_earlier,
+    load_tensorflow,
+    session_config,
+    tensorflow_reason,
+)
 
 EVALUATION_BATCH = 250  # pictures read at once: bounds memory
 EVENTS = ".captcha"  # ends the names of the event files that are ours to clear
-PLATEAU_STEPS = 500  # by then every run measured had left the base rate, most within 150 steps
+PLATEAU_STEPS = 500  # every run measured had left the base rate by step 300, most by step 100
 
 
 class Data(NamedTuple):
@@ -52,10 +60,8 @@ class Metrics(NamedTuple):
         return self.right / self.pictures
 
     def better_than(self, other: Metrics | None) -> bool:
-        """More captchas right; where as many are, the lower loss."""
-        if math.isnan(self.loss):
-            return False
-        return other is None or (self.captcha_accuracy, -self.loss) > (other.captcha_accuracy, -other.loss)
+        """Whether the loss is lower: it goes on telling networks apart when a small set is all read right."""
+        return not math.isnan(self.loss) and (other is None or self.loss < other.loss)
 
 
 @dataclass(frozen=True)
@@ -182,18 +188,24 @@ def base_rate_warning(metrics: Metrics, config: Config) -> str:
 
 
 class Curves:
-    """TensorBoard's curves: the same tags for training and validation, so that they lie over each other."""
+    """TensorBoard's curves: the same tags for training and validation, so that they lie over each other.
 
-    def __init__(self, folder: str, graph: Any) -> None:
+    The writers write in the session, and not in a thread of their own, so that a full disk is
+    noticed at once.
+    """
+
+    def __init__(self, folder: str, session: Any) -> None:
         import tensorflow.compat.v1 as tf
 
         self._tf = tf
-        self._train = tf.summary.FileWriter(os.path.join(folder, "train"), graph, filename_suffix=EVENTS)
-        self._validation = tf.summary.FileWriter(os.path.join(folder, "validation"), filename_suffix=EVENTS)
+        self._writers = [
+            tf.summary.FileWriter(os.path.join(folder, part), graph, filename_suffix=EVENTS, session=session)
+            for part, graph in (("train", session.graph), ("validation", None))
+        ]
 
     def write(self, step: int, train: Metrics, validation: Metrics) -> None:
         """A point of each curve."""
-        for writer, metrics in ((self._train, train), (self._validation, validation)):
+        for writer, metrics in zip(self._writers, (train, validation), strict=True):
             points = {
                 "loss": metrics.loss,
                 "accuracy/digits": metrics.accuracy,
@@ -205,8 +217,18 @@ class Curves:
 
     def close(self) -> None:
         """End the event files."""
-        self._train.close()
-        self._validation.close()
+        for writer in self._writers:
+            writer.close()
+
+
+def refuse_links(folder: str) -> None:
+    """Raise a CaptchaError where the curves would go, or be cleared, through a link."""
+    for path in (Path(folder), Path(folder, "train"), Path(folder, "validation")):
+        if path.is_symlink():
+            raise CaptchaError(
+                f"{printable(str(path))} must be a folder for curves, but is a link: name another folder "
+                "with --tensorboard-folder"
+            )
 
 
 def clear_events(folder: str) -> None:
@@ -214,13 +236,9 @@ def clear_events(folder: str) -> None:
 
     Only files that this program wrote go, from the two folders it writes to.
     """
+    refuse_links(folder)
     for part in ("train", "validation"):
-        path = Path(folder, part)
-        if path.is_symlink() or Path(folder).is_symlink():
-            raise CaptchaError(
-                f"{printable(str(path))} must be a folder for curves, but is a link or in one: name another"
-            )
-        for events in path.glob(f"events.out.tfevents.*{EVENTS}"):
+        for events in Path(folder, part).glob(f"events.out.tfevents.*{EVENTS}"):
             events.unlink()
 
 
@@ -236,32 +254,41 @@ def run_model(config: Config, train: Data, validation: Data, test: Data) -> Resu
     tf = load_tensorflow()
     from cnn_model import CNN
 
-    clear_events(config.tensorboard_folder)
-    os.makedirs(config.checkpoint_folder, exist_ok=True)
-    earlier = keep_earlier(config.checkpoint_folder)
-    if earlier:
-        say(f"The model of the run before is kept in {printable(earlier)}")
-    bfloat16 = has_bfloat16()
-    say("Arithmetic: bfloat16" if bfloat16 else "Arithmetic: float32 (this CPU does not multiply bfloat16)")
-    try:
-        with tf.Graph().as_default() as graph:
-            model = CNN.build(config)
-            checkpoint = Checkpoint(config, model.weights)
-            with (
-                contextlib.closing(Curves(config.tensorboard_folder, graph)) as curves,
-                tf.Session(config=session_config(bfloat16)) as session,
-            ):
-                session.run(tf.global_variables_initializer())
+    refuse_links(config.tensorboard_folder)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(alone(config.checkpoint_folder, "--checkpoint-folder"))
+        stack.enter_context(alone(config.tensorboard_folder, "--tensorboard-folder"))
+        clear_events(config.tensorboard_folder)
+        earlier = keep_earlier(config.checkpoint_folder)
+        if earlier:
+            say(f"The model of the run before is kept in {printable(earlier)}")
+        bfloat16 = has_bfloat16()
+        say(
+            "Arithmetic: bfloat16"
+            if bfloat16
+            else "Arithmetic: float32 (this CPU does not multiply bfloat16)"
+        )
+        stack.enter_context(tf.Graph().as_default())
+        model = CNN.build(config)
+        checkpoint = Checkpoint(config, model.weights)
+        initialize = tf.global_variables_initializer()
+        session = stack.enter_context(tf.Session(config=session_config(bfloat16)))
+        try:
+            with contextlib.closing(Curves(config.tensorboard_folder, session)) as curves:
+                session.run(initialize)
                 begun = time.monotonic()
                 steps, best_step = fit(config, session, model, checkpoint, curves, train, validation)
                 seconds = time.monotonic() - begun
                 checkpoint.restore(session, config.checkpoint_folder)
                 return Result(steps, best_step, seconds, evaluate(session, model, test))
-    except tf.errors.OpError as error:  # a full disk, most likely
-        raise CaptchaError(f"TensorFlow could not go on: {error.message.splitlines()[0]}") from error
-    except KeyboardInterrupt:
-        say(f"Stopped; the best weights so far are in {printable(config.checkpoint_folder)}")
-        raise
+        except tf.errors.OpError as error:  # a full disk, most likely
+            raise CaptchaError(
+                f"training could not go on ({tensorflow_reason(error)}): what was saved before is kept in "
+                f"{printable(config.checkpoint_folder)}"
+            ) from error
+        except KeyboardInterrupt:
+            say(f"Stopped; the best weights so far are in {printable(config.checkpoint_folder)}")
+            raise
 
 
 def fit(

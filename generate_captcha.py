@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,6 +95,18 @@ def _painter(width: int, height: int) -> captcha.image.ImageCaptcha:
     return captcha.image.ImageCaptcha(width, height, font_sizes=sizes)
 
 
+def check_drawable(config: Config) -> None:
+    """Raise a CaptchaError for a symbol that the library's font lacks: it would draw the same box for each."""
+    font = _painter(config.width, config.height).truefonts[-1]
+    box = bytes(font.getmask("\uffff"))  # no font has this one
+    for symbol in config.alphabet:
+        if bytes(font.getmask(symbol)) == box:
+            raise CaptchaError(
+                f"characters must be symbols that the captcha library's font has, to be drawn, not {symbol!r}"
+                ": leave it out, or put your own pictures in the folders"
+            )
+
+
 def _file_name(label: str, index: int) -> str:
     return f"{label}_{index:06d}.png"
 
@@ -141,14 +153,22 @@ class Generate:
         self.check_path()
         wanted = [(name, folder, self._record(name, count)) for name, folder, count in self.config.sets]
         missing = [each for each in wanted if self._is_missing(*each, keep)]
+        if missing:
+            check_drawable(self.config)
         for name, folder, record in missing:
             names = set(os.listdir(folder))
             files = [_file_name(_label(self.config, name, i)[0], i) for i in range(record["count"])]
             indices = [i for i, file in enumerate(files) if file not in names]
             write_json(Path(folder, RECORD), record | {"complete": False})
             work = functools.partial(_draw_files, self.config, name, folder)
-            for _ in in_parallel(work, indices, f"Drawing {name}"):
-                pass
+            try:
+                for _ in in_parallel(work, indices, f"Drawing {name}"):
+                    pass
+            except OSError as error:
+                raise CaptchaError(
+                    f"{printable(folder)} could not be drawn to the end ({error.strerror or error}): the "
+                    "pictures drawn so far are kept, and the next run goes on from there"
+                ) from error
             write_json(Path(folder, RECORD), record | {"complete": True})
             print(f"{printable(folder)}: {record['count']} captchas drawn", flush=True)
 
@@ -269,22 +289,24 @@ class ReadData:
         if os.path.getsize(path) == 0:
             raise PictureError("an empty file")
         wanted = (self.config.width, self.config.height)
+        kind = "damaged"
         try:
             with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
                 warnings.simplefilter("ignore")  # Pillow's opinions on metadata
                 if picture.size != wanted:
                     raise PictureError("another size", "{}x{} px, not {}x{}".format(*picture.size, *wanted))
+                kind = f"damaged {picture.format}"
                 return _grey(picture)
         except (PictureError, MemoryError):
             raise
         except Image.DecompressionBombError:
-            raise PictureError("another size", "far more pixels than {}x{}".format(*wanted)) from None
+            raise PictureError("a huge size", "far more pixels than {}x{}".format(*wanted)) from None
         except UnidentifiedImageError:
             raise PictureError("not a picture", f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
         except PermissionError:
             raise PictureError("not readable", "permission denied") from None
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
-            raise PictureError("damaged", printable(str(error))) from error
+            raise PictureError(kind, printable(str(error))) from error
 
     def label2vec(self, label: str) -> np.ndarray:
         """The one-hot vector of a label, float32 [L * K]: '1327' has ones at 1, 13, 22 and 37."""
@@ -306,7 +328,8 @@ class ReadData:
     def load_data(self, folder: str) -> tuple[np.ndarray, np.ndarray, int]:
         """All pictures of a folder, in the order of their names.
 
-        Bad files are left out; the first ten are named on standard error, then counted.
+        Bad files are left out; on standard error ten are named, one of each kind first, and the rest
+        counted.
 
         Returns:
             images, uint8 [N, H, W]; label vectors, float32 [N, L * K]; N.
@@ -344,12 +367,15 @@ class ReadData:
 
     @staticmethod
     def _report(shown: str, bad: list[tuple[str, str, str]], total: int) -> None:
+        first: dict[str, tuple[str, str, str]] = {}
+        for each in bad:
+            first.setdefault(each[1], each)
+        named = dict.fromkeys([*first.values(), *bad])  # one of each kind, then the others in order
         lines = [f"{shown}: {len(bad)} of {total} files left out"]
-        lines += [f"  {printable(name)}: {reason}" for name, _, reason in bad[:BAD_NAMED]]
+        lines += [f"  {printable(name)}: {reason}" for name, _, reason in list(named)[:BAD_NAMED]]
         if len(bad) > BAD_NAMED:
-            kinds = ", ".join(
-                f"{count} {kind}" for kind, count in Counter(kind for _, kind, _ in bad).most_common()
-            )
+            counts = Counter(kind for _, kind, _ in bad)
+            kinds = ", ".join(f"{count} {kind}" for kind, count in counts.most_common())
             lines.append(f"  and {len(bad) - BAD_NAMED} more; in all: {kinds}")
         print("\n".join(lines), file=sys.stderr, flush=True)
         if len(bad) > BAD_SHARE * total:
@@ -414,7 +440,7 @@ def in_parallel(
                 yield work(chunk)
                 bar.update(len(chunk))
             return
-        pool = ProcessPoolExecutor(workers, get_context("spawn"))
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), _end_with_parent)
         try:
             with CtrlCForUsAlone():
                 results = pool.map(work, chunks)
@@ -425,6 +451,18 @@ def in_parallel(
             raise CaptchaError(f"{title} stopped: a process was killed, perhaps for lack of memory") from None
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Have this process end when the one that started it is gone, killed perhaps."""
+    parent = parent_process()
+
+    def wait() -> None:
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 class CtrlCForUsAlone:

@@ -11,10 +11,16 @@ import json
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from config import CaptchaError, Config, ConfigError, printable
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks: there, nothing keeps two runs apart
+    fcntl = None  # type: ignore[assignment]
 
 NAME = "best"  # a checkpoint's files are best-<step>.*
 SETTINGS = "settings"  # the tensor that holds the Config, as JSON
@@ -61,6 +67,13 @@ def session_config(bfloat16: bool) -> Any:
     return config
 
 
+def tensorflow_reason(error: Any) -> str:
+    """The line of a tf.errors.OpError that says what happened."""
+    lines = [line.strip() for line in error.message.splitlines() if line.strip()]
+    after = [i + 1 for i, line in enumerate(lines[:-1]) if line.startswith("Node:")]
+    return str(lines[after[0] if after else 0])
+
+
 class Checkpoint:
     """The best weights of a run, with their settings; each save replaces the one before.
 
@@ -87,6 +100,32 @@ class Checkpoint:
     def restore(self, session: Any, folder: str) -> None:
         """Bring back the newest save in that folder."""
         self._saver.restore(session, newest(folder))
+
+
+@contextlib.contextmanager
+def alone(folder: str, flag: str) -> Iterator[None]:
+    """Hold a folder for this process alone, and make it where it is missing.
+
+    The system ends the hold with the process, however that ends: a lock left behind is no obstacle.
+
+    Raises:
+        CaptchaError: another process holds it.
+    """
+    os.makedirs(folder, exist_ok=True)
+    with open(os.path.join(folder, "lock"), "a+", encoding="ascii") as lock:
+        if fcntl:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                raise CaptchaError(
+                    f"{printable(folder)} must be for one run at a time, but process {lock.read()} trains "
+                    f"there: wait for it, or name another folder with {flag}"
+                ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
 
 
 def newest(folder: str) -> str:
@@ -118,7 +157,7 @@ def load_config(folder: str) -> Config:
     try:
         return Config(**json.loads(tf.train.load_checkpoint(path).get_tensor(SETTINGS)))
     except (tf.errors.OpError, ValueError, TypeError, ConfigError) as error:
-        reason = str(getattr(error, "message", error)).splitlines()[0]
+        reason = tensorflow_reason(error) if isinstance(error, tf.errors.OpError) else error
         raise CaptchaError(
             f"{printable(path)} must be a checkpoint of this program, but cannot be read ({reason}): "
             "train again"

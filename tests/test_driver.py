@@ -145,6 +145,7 @@ def test_what_is_better():
     assert Metrics(0.4, 0.9, 80, 100).better_than(best)
     assert not best.better_than(best)
     assert not Metrics(0.6, 0.9, 80, 100).better_than(best)
+    assert Metrics(0.4, 0.8, 70, 100).better_than(best)
     assert not Metrics(math.nan, 0.9, 99, 100).better_than(best)
     assert not Metrics(math.nan, 0.9, 80, 100).better_than(None)
 
@@ -278,7 +279,7 @@ def test_links_are_not_cleared(link, tmp_path):
     events.write_text("x")
     (tmp_path / link).parent.mkdir(exist_ok=True)
     (tmp_path / link).symlink_to(target.parent if link == "curves" else target)
-    with pytest.raises(CaptchaError, match="must be a folder for curves, but is a link or in one"):
+    with pytest.raises(CaptchaError, match="must be a folder for curves, but is a link"):
         driver.clear_events(str(tmp_path / "curves"))
     assert events.exists()
 
@@ -343,13 +344,30 @@ def test_the_test_set_is_read_with_the_best_weights_and_not_the_last(tiny, sets,
     assert validations[2] != validations[-2]
 
 
-def test_a_tensorflow_error_is_one_sentence(tiny, sets, tf, monkeypatch):
-    def full(*_):
-        raise tf.errors.ResourceExhaustedError(None, None, "No space left on device\nmore")
+GRAPH_ERROR = (
+    "Graph execution error:\n\nDetected at node 'n'\nNode: 'n'\nbest-2: No space left on device\n\tmore"
+)
 
-    monkeypatch.setattr(driver.Checkpoint, "save", full)
-    with pytest.raises(CaptchaError, match=r"^TensorFlow could not go on: No space left on device$"):
+
+@pytest.mark.parametrize("message", [GRAPH_ERROR, "best-2: No space left on device\nmore"])
+@pytest.mark.parametrize("when", ["checkpoint", "curves"])
+def test_a_full_disk_is_one_sentence_and_the_best_weights_stay(message, when, tiny, sets, tf, monkeypatch):
+    what, name = (driver.Checkpoint, "save") if when == "checkpoint" else (driver.Curves, "write")
+    original, calls = getattr(what, name), []
+
+    def full(*arguments):
+        calls.append(1)
+        if len(calls) > 1:
+            raise tf.errors.ResourceExhaustedError(None, None, message)
+        original(*arguments)
+
+    monkeypatch.setattr(what, name, full)
+    sentence = (
+        r"^training could not go on \(best-2: No space left on device\): what was saved before is kept in"
+    )
+    with pytest.raises(CaptchaError, match=sentence):
         driver.run_model(tiny, *sets)
+    tf.train.load_checkpoint(tf.train.latest_checkpoint("checkpoints")).get_tensor("conv1/kernel")
 
 
 # ---------------------------------------------------------------------- the real thing
@@ -491,7 +509,7 @@ def test_predict_without_a_model_or_with_a_broken_one_is_one_sentence(trained, t
 
 
 def test_a_second_run_keeps_the_first_ones_model_and_clears_its_curves(trained):
-    files = {p.name for p in (trained.folder / "checkpoints").iterdir() if p.is_file()}
+    files = {p.name for p in (trained.folder / "checkpoints").iterdir() if p.is_file()} - {"lock"}
     before = {p for p in (trained.folder / "tensorboard").rglob("*") if p.is_file()}
     done = script("driver.py", *flags(replace(trained.config, Epoch=1, seed=5)), cwd=trained.folder)
     assert done.returncode == 0, done.stderr
@@ -499,8 +517,8 @@ def test_a_second_run_keeps_the_first_ones_model_and_clears_its_curves(trained):
     assert "train: used as it is, drawn with seed 0 (asked for: 5)" in done.stdout
     assert {p.name for p in (trained.folder / "checkpoints" / "previous").iterdir()} == files
     after = {p for p in (trained.folder / "tensorboard").rglob("*") if p.is_file()}
-    assert len(after) == 2
-    assert not before & after
+    assert len({path.name for path in after} - {"lock"}) == 2
+    assert {path.name for path in before & after} == {"lock"}
 
 
 def test_ctrl_c_ends_training_with_the_best_weights_kept(trained, tmp_path):
@@ -523,6 +541,32 @@ def test_ctrl_c_ends_training_with_the_best_weights_kept(trained, tmp_path):
     assert errors == "driver.py: interrupted\n"
     assert out.splitlines()[-1] == "Stopped; the best weights so far are in checkpoints"
     assert script("predict.py", "test", cwd=tmp_path).returncode == 0
+
+
+def test_nothing_is_written_through_a_link(tiny, sets, tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "tensorboard").symlink_to("target")
+    with pytest.raises(CaptchaError, match="but is a link"):
+        driver.run_model(tiny, *sets)
+    assert not os.listdir(tmp_path / "target")
+
+
+@pytest.mark.parametrize("flag", ["--checkpoint-folder", "--tensorboard-folder"])
+def test_a_second_run_in_the_same_folder_is_refused(flag, drawn, tmp_path):
+    folder = tmp_path / "shared"
+    code = (
+        "import session, time, os\n"
+        f"with session.alone({str(folder)!r}, ''): print(os.getpid(), flush=True); time.sleep(99)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    process = holder.stdout.readline().strip()
+    settings = replace(drawn, **{flag[2:].replace("-", "_"): str(folder)})
+    done = script("driver.py", *flags(settings), cwd=tmp_path)
+    words = f"shared must be for one run at a time, but process {process} trains there"
+    assert_refused(done, 1, words, f"name another folder with {flag}")
+    holder.kill()
+    holder.wait()
+    assert script("driver.py", *flags(replace(settings, Epoch=1)), cwd=tmp_path).returncode == 0
 
 
 def test_a_reader_that_goes_away_is_no_traceback(trained):
