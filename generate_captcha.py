@@ -96,7 +96,7 @@ def _painter(width: int, height: int) -> captcha.image.ImageCaptcha:
 
 
 def check_drawable(config: Config) -> None:
-    """Raise a CaptchaError for a symbol that the library's font lacks: it would draw the same box for each."""
+    """Raise a CaptchaError for a symbol that the library's font lacks: all such would be one box."""
     font = _painter(config.width, config.height).truefonts[-1]
     box = bytes(font.getmask("\uffff"))  # no font has this one
     for symbol in config.alphabet:

@@ -121,9 +121,10 @@ def test_the_test_report_to_the_letter():
 @pytest.mark.parametrize(("right", "count"), [(0, 10), (10, 10), (498, 500), (1, 2), (9967, 10000)])
 def test_the_wilson_interval_ends_where_what_was_seen_is_1_96_deviations_off(right, count):
     share, ends = right / count, driver.wilson(right, count)
-    assert 0 <= ends[0] <= share <= ends[1] <= 1
+    assert 0 <= ends[0] <= share + 1e-9
+    assert share - 1e-9 <= ends[1] <= 1
     for end in ends:
-        if 0 < end < 1:
+        if 1e-9 < end < 1 - 1e-9:
             assert abs(share - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / count), rel=1e-5)
 
 
@@ -139,15 +140,25 @@ def test_durations_do_not_wrap(seconds, text):
     assert driver.duration(seconds) == text
 
 
-def test_what_is_better():
-    best = Metrics(0.5, 0.9, 80, 100)
-    assert best.better_than(None)
-    assert Metrics(0.4, 0.9, 80, 100).better_than(best)
-    assert not best.better_than(best)
-    assert not Metrics(0.6, 0.9, 80, 100).better_than(best)
-    assert Metrics(0.4, 0.8, 70, 100).better_than(best)
-    assert not Metrics(math.nan, 0.9, 99, 100).better_than(best)
-    assert not Metrics(math.nan, 0.9, 80, 100).better_than(None)
+BEST = Metrics(0.5, 0.9, 80, 100)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "improves", "replaces"),
+    [
+        (Metrics(0.6, 0.8, 81, 100), True, True),  # more captchas right
+        (Metrics(0.6, 0.91, 80, 100), True, True),  # as many, more symbols
+        (Metrics(0.4, 0.9, 80, 100), False, True),  # as much right, a lower loss
+        (BEST, False, False),
+        (Metrics(0.6, 0.9, 80, 100), False, False),
+        (Metrics(0.4, 0.95, 79, 100), False, False),
+        (Metrics(math.nan, 0.9, 99, 100), False, False),
+    ],
+)
+def test_what_is_better(metrics, improves, replaces):
+    assert metrics.improves_on(BEST) is improves
+    assert metrics.replaces(BEST) is replaces
+    assert metrics.improves_on(None) is metrics.replaces(None) is not math.isnan(metrics.loss)
 
 
 def test_the_base_rate_is_named_with_what_to_try():
@@ -163,16 +174,18 @@ def test_the_base_rate_is_named_with_what_to_try():
 
 
 class Told:
-    """A session whose training losses and validation losses are told, and which counts its steps."""
+    """A session that is told the losses and how many captchas are right at each step."""
 
-    def __init__(self, training=lambda step: 1.0, validation=lambda step: 1.0):
-        self.training, self.validation, self.step = training, validation, 0
+    def __init__(self, training=lambda step: 1.0, validation=lambda step: 1.0, right=lambda step: 0):
+        self.training, self.validation, self.right, self.step = training, validation, right, 0
 
     def run(self, fetches, feed):
         if fetches == ["train_op", "training_loss"]:
             self.step += 1
             return None, self.training(self.step - 1)
-        return np.full(len(feed["x"]), self.validation(self.step)), np.zeros((len(feed["x"]), 3), bool)
+        count = len(feed["x"])
+        right = np.arange(count)[:, None] < [self.right(self.step)] * 3
+        return np.full(count, self.validation(self.step)), right
 
 
 class Saves(list):
@@ -196,7 +209,7 @@ def fit(session, **settings):
 
 
 def test_training_stops_after_patience_stagnant_steps(capsys):
-    session = Told(validation=lambda step: 5.0 - min(step, 10))
+    session = Told(right=lambda step: min(step, 10) // 5)
     (steps, best), saves, _ = fit(session, Epoch=99, patience=15, print_per_batch=5)
     assert (steps, best, saves) == (25, 10, [0, 5, 10])
     lines = capsys.readouterr().out.splitlines()
@@ -211,6 +224,13 @@ def test_training_stops_after_patience_stagnant_steps(capsys):
         "25",
     ]
     assert ["improved:*" in line for line in lines if line.startswith("Step")] == [True] * 3 + [False] * 3
+
+
+def test_patience_waits_for_captchas_and_a_lower_loss_is_kept_meanwhile(capsys):
+    session = Told(validation=lambda step: 5.0 - min(step, 10) / 10, right=lambda step: 1)
+    (steps, best), saves, _ = fit(session, Epoch=99, patience=15, print_per_batch=5)
+    assert (steps, best, saves) == (15, 10, [0, 5, 10])
+    assert capsys.readouterr().out.count("improved:*") == 1
 
 
 def test_training_stops_after_the_last_epoch_and_judges_the_last_weights(capsys):
@@ -331,12 +351,7 @@ def test_the_test_set_is_read_with_the_best_weights_and_not_the_last(tiny, sets,
         driver, "evaluate", lambda s, m, d: seen.append((d, evaluate(s, m, d))) or seen[-1][1]
     )
     # The third judgement of validation is made to look best, so that later weights are worse.
-    better_than = Metrics.better_than
-    monkeypatch.setattr(
-        Metrics,
-        "better_than",
-        lambda self, best: better_than(self, None) and sum(d is sets[1] for d, _ in seen) == 3,
-    )
+    monkeypatch.setattr(Metrics, "replaces", lambda *_: sum(d is sets[1] for d, _ in seen) == 3)
     result = driver.run_model(replace(tiny, alpha=0.01), sets[0], sets[1], sets[1])
     validations = [metrics for data, metrics in seen if data is sets[1]]
     assert result.best_step == 10
