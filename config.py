@@ -191,14 +191,6 @@ class Config:
             other = taken.setdefault(os.path.realpath(value), name)
             if other != name:
                 raise ConfigError(f"{name} and {other} must be different folders, both are {value!r}")
-        curves = os.path.realpath(self.tensorboard_folder)
-        project = os.path.dirname(os.path.abspath(__file__))
-        for place in (os.getcwd(), os.path.expanduser("~"), project):
-            if os.path.commonpath([curves, os.path.realpath(place)]) == curves:
-                raise ConfigError(
-                    "tensorboard_folder must be a folder for curves alone, since earlier ones are cleared "
-                    f"from it, not {self.tensorboard_folder!r}, which holds {place}: name another"
-                )
 
 
 def parse(arguments: Sequence[str], description: str) -> Config:

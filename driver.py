@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tqdm import tqdm
 
-from config import CaptchaError, Config, parse, printable, run
+from config import CaptchaError, Config, ConfigError, parse, printable, run
 from generate_captcha import Generate, ReadData
 from session import (
     Checkpoint,
@@ -229,14 +229,19 @@ class Curves:
             writer.close()
 
 
-def refuse_links(folder: str) -> None:
-    """Raise a CaptchaError where the curves would go, or be cleared, through a link."""
+def check_curves_folder(folder: str) -> None:
+    """Refuse a folder from which nothing should ever be cleared.
+
+    Raises:
+        ConfigError: it is or holds the home folder, the current one or this program's, or is a link.
+    """
+    wanted = "tensorboard_folder must be a folder for curves alone, since earlier ones are cleared from it"
+    for place in (Path.home(), Path.cwd(), Path(__file__).parent):
+        if place.resolve().is_relative_to(Path(folder).resolve()):
+            raise ConfigError(f"{wanted}, but {printable(folder)} holds {place}: name another")
     for path in (Path(folder), Path(folder, "train"), Path(folder, "validation")):
         if path.is_symlink():
-            raise CaptchaError(
-                f"{printable(str(path))} must be a folder for curves, but is a link: name another folder "
-                "with --tensorboard-folder"
-            )
+            raise ConfigError(f"{wanted}, but {printable(str(path))} is a link: name another")
 
 
 def clear_events(folder: str) -> None:
@@ -244,7 +249,7 @@ def clear_events(folder: str) -> None:
 
     Only files that this program wrote go, from the two folders it writes to.
     """
-    refuse_links(folder)
+    check_curves_folder(folder)
     for part in ("train", "validation"):
         for events in Path(folder, part).glob(f"events.out.tfevents.*{EVENTS}"):
             events.unlink()
@@ -262,7 +267,7 @@ def run_model(config: Config, train: Data, validation: Data, test: Data) -> Resu
     tf = load_tensorflow()
     from cnn_model import CNN
 
-    refuse_links(config.tensorboard_folder)
+    check_curves_folder(config.tensorboard_folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(config.checkpoint_folder, "--checkpoint-folder"))
         stack.enter_context(alone(config.tensorboard_folder, "--tensorboard-folder"))
@@ -271,11 +276,7 @@ def run_model(config: Config, train: Data, validation: Data, test: Data) -> Resu
         if earlier:
             say(f"The model of the run before is kept in {printable(earlier)}")
         bfloat16 = has_bfloat16()
-        say(
-            "Arithmetic: bfloat16"
-            if bfloat16
-            else "Arithmetic: float32 (this CPU does not multiply bfloat16)"
-        )
+        say(f"Arithmetic: {'bfloat16' if bfloat16 else 'float32 (this CPU does not multiply bfloat16)'}")
         stack.enter_context(tf.Graph().as_default())
         model = CNN.build(config)
         checkpoint = Checkpoint(config, model.weights)
@@ -372,6 +373,7 @@ def fit(
 def main(arguments: Sequence[str]) -> int:
     """Draw what is missing, load, train, test."""
     config = parse(arguments, "Train a captcha reader.")
+    check_curves_folder(config.tensorboard_folder)
     Generate(config).gen_captcha(keep=True)
     reader = ReadData(config)
     sets = [Data(*reader.load_data(folder)[:2]) for _, folder, _ in config.sets]

@@ -79,10 +79,6 @@ BAD = [
     ({"train_folder": ""}, "train_folder must be the path of a folder, not ''"),
     ({"train_folder": "test"}, "test_folder and train_folder must be different folders, both are 'test'"),
     ({"test_folder": "./train/"}, "test_folder and train_folder must be different folders"),
-    ({"tensorboard_folder": "/"}, "tensorboard_folder must be a folder for curves alone"),
-    ({"tensorboard_folder": "."}, "tensorboard_folder must be a folder for curves alone"),
-    ({"tensorboard_folder": os.path.expanduser("~")}, "tensorboard_folder must be a folder for curves alone"),
-    ({"tensorboard_folder": str(PROJECT)}, "tensorboard_folder must be a folder for curves alone"),
 ]
 
 

@@ -16,7 +16,7 @@ import pytest
 from conftest import PROJECT, TINY, assert_refused, flags, script
 
 import driver
-from config import CaptchaError, Config
+from config import CaptchaError, Config, ConfigError
 from driver import Data, Metrics
 from generate_captcha import ReadData
 
@@ -291,6 +291,17 @@ def test_clearing_takes_event_files_of_this_program_and_nothing_else(tmp_path):
     driver.clear_events(str(tmp_path / "missing"))
 
 
+@pytest.mark.parametrize(
+    "folder", ["/", ".", "..", os.path.expanduser("~"), str(PROJECT), str(PROJECT.parent)]
+)
+def test_folders_that_nothing_may_be_cleared_from_are_refused(folder, tmp_path):
+    done = script("driver.py", "--tensorboard-folder", folder, cwd=tmp_path)
+    assert_refused(
+        done, 2, f"must be a folder for curves alone, since earlier ones are cleared from it, but {folder}"
+    )
+    assert not os.listdir(tmp_path), "something was done before it was refused"
+
+
 @pytest.mark.parametrize("link", ["curves", "curves/train"])
 def test_links_are_not_cleared(link, tmp_path):
     target = tmp_path / "target" / "train"
@@ -299,7 +310,7 @@ def test_links_are_not_cleared(link, tmp_path):
     events.write_text("x")
     (tmp_path / link).parent.mkdir(exist_ok=True)
     (tmp_path / link).symlink_to(target.parent if link == "curves" else target)
-    with pytest.raises(CaptchaError, match="must be a folder for curves, but is a link"):
+    with pytest.raises(ConfigError, match=r"must be a folder for curves alone, .* is a link"):
         driver.clear_events(str(tmp_path / "curves"))
     assert events.exists()
 
@@ -561,7 +572,7 @@ def test_ctrl_c_ends_training_with_the_best_weights_kept(trained, tmp_path):
 def test_nothing_is_written_through_a_link(tiny, sets, tmp_path):
     (tmp_path / "target").mkdir()
     (tmp_path / "tensorboard").symlink_to("target")
-    with pytest.raises(CaptchaError, match="but is a link"):
+    with pytest.raises(CaptchaError, match="is a link"):
         driver.run_model(tiny, *sets)
     assert not os.listdir(tmp_path / "target")
 
