@@ -56,7 +56,7 @@ class CNN:
 
         # What is averaged is about the last ninth of the steps done: there is no schedule to choose.
         done = tf.cast(step, tf.float32)
-        decay = tf.minimum(AVERAGE, (1 + done) / (10 + done))
+        decay = tf.minimum(AVERAGE, (1 + done) / (10 + done), "decay")
         average = tf.train.ExponentialMovingAverage(decay)
 
         tf.set_random_seed(config.seed)  # of the first weights

@@ -198,10 +198,27 @@ def test_reading_uses_averages_of_weights_and_moments(started, tf):
     assert np.array_equal(session.run(model.loss, {model.x: images, model.y: labels}), loss)
 
 
-def test_an_empty_picture_is_read_with_finite_numbers(started):
-    model, session = started
-    images, labels = np.zeros((2, 23, 37), np.uint8), sample(2)[1]
-    assert np.isfinite(session.run(model.loss, {model.x: images, model.y: labels})).all()
+def test_the_decay_of_a_step_is_taken_before_the_step_is_counted(started, tf):
+    counted = next(
+        op
+        for op in tf.get_default_graph().get_operations()
+        if op.type == "AssignAddVariableOp" and op.inputs[0].op.name == "global_step"
+    )
+    before, left = set(), [counted]
+    while left:
+        op = left.pop()
+        new = {*op.control_inputs, *(each.op for each in op.inputs)} - before
+        before |= new
+        left += new
+    assert "decay" in {op.name for op in before}
+
+
+def test_an_empty_picture_stays_finite(tf):
+    from cnn_model import standardize
+
+    assert np.array_equal(
+        run(tf, standardize, np.full((2, 23, 37), 200, np.uint8), "uint8"), np.zeros((2, 23, 37, 1))
+    )
 
 
 def test_first_weights_depend_on_the_seed_alone(tf):
