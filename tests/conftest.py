@@ -1,5 +1,6 @@
 """Tiny, odd sizes, so that no number is right by luck: 37x23 pixels, three letters of `abcde`."""
 
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -67,6 +68,11 @@ def script(name, *arguments, cwd=None, **options):
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options
     )
+
+
+def heed_ctrl_c():
+    """For a process to be interrupted: what runs in the background of a shell would ignore it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def assert_refused(done, status, *words):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import PROJECT, TINY, assert_refused, flags, script
+from conftest import PROJECT, TINY, assert_refused, flags, heed_ctrl_c, script
 
 import driver
 from config import CaptchaError, Config, ConfigError
@@ -556,7 +556,12 @@ def test_ctrl_c_ends_training_with_the_best_weights_kept(trained, tmp_path):
         *flags(replace(trained.config, Epoch=10**6, patience=10**6)),
     ]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        preexec_fn=heed_ctrl_c,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     for line in process.stdout:
         if line.startswith("Step    40"):

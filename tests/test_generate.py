@@ -13,7 +13,7 @@ from pathlib import Path
 import captcha.image
 import numpy as np
 import pytest
-from conftest import PROJECT, TINY, assert_refused, flags, script
+from conftest import PROJECT, TINY, assert_refused, flags, heed_ctrl_c, script
 from PIL import Image
 
 import generate_captcha
@@ -140,6 +140,7 @@ def test_ctrl_c_while_drawing_leaves_no_traceback(tmp_path):
         command,
         cwd=tmp_path,
         start_new_session=True,
+        preexec_fn=heed_ctrl_c,
         stderr=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

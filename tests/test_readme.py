@@ -20,7 +20,7 @@ def test_ci_runs_the_test_command_that_the_readme_prints():
 
 def test_the_file_map_names_every_file_and_its_imports():
     for path in PROJECT.glob("*.py"):
-        row = re.search(rf"^\| `{path.name}` \|.*\| ([^|]*) \|$", README, re.M)
+        row = re.search(rf"^\| `{path.name}` \|.*\|([^|]*)\|$", README, re.M)
         assert row, f"{path.name} is not in the file map"
         assert set(re.findall(r"`(\w+)`", row[1])) == imports(path)
 
