@@ -148,12 +148,19 @@ class Generate:
         another number and people's own pictures are left as they are, to be used so.
 
         Raises:
-            CaptchaError: a folder holds other pictures than those asked for. Nothing is drawn.
+            CaptchaError: a folder holds other pictures than those asked for, or some but not all
+                hold people's own. Nothing is drawn.
         """
         self.check_path()
         wanted = [(name, folder, self._record(name, count)) for name, folder, count in self.config.sets]
         missing = [each for each in wanted if self._is_missing(*each, keep)]
         if missing:
+            own = [folder for _, folder, _ in wanted if read_record(folder) is None and visible_names(folder)]
+            if own:
+                raise CaptchaError(
+                    f"{printable(missing[0][1])} must hold pictures of yours, as {printable(own[0])} does, "
+                    "since drawn captchas would train or judge for something else: put some there"
+                )
             check_drawable(self.config)
         for name, folder, record in missing:
             names = set(os.listdir(folder))

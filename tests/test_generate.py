@@ -167,6 +167,18 @@ def test_other_peoples_pictures_are_never_drawn_among(tiny, tmp_path):
     assert contents("train") == {}, "something was drawn before all folders were checked"
 
 
+def test_own_pictures_are_not_mixed_with_drawn_ones(tiny, tmp_path):
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "abc.png").write_bytes(b"mine")
+    with pytest.raises(CaptchaError, match="validation must hold pictures of yours, as train does"):
+        Generate(tiny).gen_captcha(keep=True)
+    assert contents("validation") == contents("test") == {}
+    for name in ("validation", "test"):
+        (tmp_path / name / "abc.png").write_bytes(b"mine")
+    Generate(tiny).gen_captcha(keep=True)
+    assert contents("validation") == {"abc.png": b"mine"}
+
+
 def test_a_file_in_place_of_a_folder_is_named(tiny, tmp_path):
     (tmp_path / "test").write_text("mine")
     with pytest.raises(CaptchaError, match="test must be a folder for captchas, but is a file"):
