@@ -48,8 +48,8 @@ class Config:
 
     Where a training default differs from the classic one, the comment says what the classic
     value was and what was measured, other settings alike: whole captchas of 10,000 test
-    pictures, after 9 epochs of the 5,000 training pictures, one run each. The classic value
-    stays one flag away.
+    pictures, after 9 epochs of the 5,000 training pictures, the weights of the lowest
+    validation loss kept, one run each. The classic value stays one flag away.
 
     Raises:
         ConfigError: a value that cannot be used; names the field and what is allowed.

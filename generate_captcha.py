@@ -10,6 +10,7 @@ start in a moment.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -115,14 +116,8 @@ def _draw_files(config: Config, name: str, folder: str, indices: Sequence[int]) 
     """Draw those pictures into the folder; each appears there only once it is whole."""
     for index in indices:
         label, picture = draw(config, name, index)
-        path = Path(folder, _file_name(label, index))
-        part = path.with_name(f".{path.name}.part{os.getpid()}")
-        try:
+        with whole(Path(folder, _file_name(label, index))) as part:
             picture.save(part, format="PNG")
-            part.replace(path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
     return len(indices)
 
 
@@ -240,13 +235,19 @@ def read_record(folder: str) -> dict[str, Any] | None:
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write the file whole or not at all."""
+    with whole(path) as part:
+        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A hidden path to write to, which takes the place of `path` once all is written, or goes."""
     part = path.with_name(f".{path.name}.part{os.getpid()}")
     try:
-        part.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        yield part
         part.replace(path)
-    except OSError:
+    finally:
         part.unlink(missing_ok=True)
-        raise
 
 
 # ---------------------------------------------------------------------- loading

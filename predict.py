@@ -16,7 +16,7 @@ import numpy as np
 
 from config import Config, Parser, printable, run
 from generate_captcha import PictureError, ReadData, visible_names
-from session import Checkpoint, load_config, load_tensorflow
+from session import Checkpoint, has_bfloat16, load_config, load_tensorflow, session_config
 
 BATCH = 250  # pictures read at once: bounds memory
 
@@ -50,7 +50,7 @@ class Predictor:
             x = tf.placeholder(tf.uint8, [None, self.config.height, self.config.width])
             _, symbols, confidence = read(x, self.config)
             checkpoint = Checkpoint(self.config, {v.op.name: v for v in tf.global_variables()})
-            session = tf.Session()
+            session = tf.Session(config=session_config(has_bfloat16()))  # as in training
             checkpoint.restore(session, self.folder)
         return session, x, (symbols, confidence)
 
