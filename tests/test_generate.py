@@ -41,14 +41,61 @@ def test_sets_are_drawn_whole_with_labels_in_names_and_a_record(drawn):
         assert any(len(set(f[:3])) < 3 for f in files), "symbols never repeat"
 
 
-def test_a_picture_is_what_the_library_draws_for_the_same_random_numbers(monkeypatch):
-    label, picture = draw(TINY, "train", 5)
-    dice = generate_captcha.Dice("0/train/5")
-    assert label == "".join(dice.choice("abcde") for _ in range(3))
-    monkeypatch.setattr(captcha.image, "secrets", dice)
-    sizes = tuple(round(size * 23 / 60) for size in (42, 50, 56))
-    expected = captcha.image.ImageCaptcha(37, 23, font_sizes=sizes).generate_image(label)
-    assert picture.tobytes() == expected.tobytes()
+class SlowDice(random.Random):
+    """Python's own whole numbers for the library: what the pictures have always come from."""
+
+    randbelow = random.Random.randrange
+    randbits = random.Random.getrandbits
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "length", "characters"),
+    [
+        (160, 60, 4, "0123456789"),
+        (37, 23, 3, "abcde"),
+        (160, 60, 8, "8Wij'-,"),  # overfull: drawn wider and squeezed
+        (321, 61, 1, "WéÅß8"),
+        (64, 200, 2, "Qgy;ñ"),  # taller than wide
+        (57, 8, 4, "il1!"),
+        (113, 37, 5, "wŵ\u1e4cǗ"),  # cut off at the left, and at the top
+        (90, 45, 3, "a\u0300\u0323"),  # hardly there, or not at all
+        (203, 97, 7, "漢A"),  # the box for what the font lacks
+    ],
+)
+def test_pictures_are_what_the_library_draws_for_the_same_random_numbers(width, height, length, characters):
+    config = replace(TINY, width=width, height=height, char_num=length, characters=characters)
+    sizes = tuple(max(1, round(size * height / 60)) for size in (42, 50, 56))
+    painter = captcha.image.ImageCaptcha(width, height, font_sizes=sizes)
+    seen = set()
+    for index in range(60):
+        dice = SlowDice(f"0/train/{index}")
+        expected_label = "".join(dice.choice(characters) for _ in range(length))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(captcha.image, "secrets", dice)
+            expected = painter.generate_image(expected_label)
+        label, picture = draw(config, "train", index)
+        assert label == expected_label
+        assert (picture.mode, picture.size) == ("RGB", (width, height))
+        assert picture.tobytes() == expected.tobytes(), (label, index)
+        seen |= set(label)
+    assert seen == set(characters)
+
+
+def test_the_dice_fall_as_pythons_own():
+    ours, pythons = generate_captcha.Dice("x"), random.Random("x")
+    for n in [*range(1, 300), 2**32, 10**12]:
+        assert [ours.randbelow(n) for _ in range(9)] == [pythons.randrange(n) for _ in range(9)]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 1), (160, 60), (37, 230)])
+def test_the_file_holds_the_picture_to_the_pixel(size, tmp_path):
+    noise = random.Random(1).randbytes(3 * size[0] * size[1])
+    picture = Image.frombytes("RGB", size, noise)
+    (tmp_path / "abc.png").write_bytes(generate_captcha._png(picture))
+    with Image.open(tmp_path / "abc.png") as found:
+        found.verify()  # the checksums
+    with Image.open(tmp_path / "abc.png") as found:
+        assert (found.format, found.mode, found.size, found.tobytes()) == ("PNG", "RGB", size, noise)
 
 
 def test_the_library_has_its_own_randomness_back_after_drawing():
@@ -202,16 +249,16 @@ def test_a_damaged_record_is_named(tiny, tmp_path):
 
 def test_a_full_disk_leaves_whole_pictures_only(tiny, monkeypatch):
     monkeypatch.setattr(generate_captcha, "available_cores", lambda: 1)
-    save, left = Image.Image.save, [40]
+    write, left = Path.write_bytes, [40]
 
-    def save_until_full(picture, path, **options):
+    def write_until_full(path, data):
         left[0] -= 1
         if left[0] < 0:
-            Path(path).write_bytes(b"half")
+            write(path, data[: len(data) // 2])
             raise OSError(28, "No space left on device")
-        save(picture, path, **options)
+        write(path, data)
 
-    monkeypatch.setattr(Image.Image, "save", save_until_full)
+    monkeypatch.setattr(Path, "write_bytes", write_until_full)
     with pytest.raises(
         CaptchaError, match=r"train could not be drawn to the end \(No space left on device\)"
     ):
