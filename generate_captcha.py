@@ -41,6 +41,7 @@ RECORD = "captchas.json"
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 SILENT = {RECORD, "Thumbs.db", "desktop.ini"}  # passed over without a word, as hidden files are
 CHUNK = 100  # pictures handed to a process at once
+LOADED_ALONE = 3000  # pictures that one process loads before others have started to help
 BAD_SHARE = 0.1  # of a folder that may be bad before loading stops
 BAD_NAMED = 10  # bad files named one by one
 
@@ -455,7 +456,7 @@ class ReadData:
         names = visible_names(folder)
         images, labels, bad = [], [], []
         for image_part, label_part, bad_part in in_parallel(
-            functools.partial(_load_files, self.config, folder), names, f"Loading {shown}"
+            functools.partial(_load_files, self.config, folder), names, f"Loading {shown}", LOADED_ALONE
         ):
             images.append(image_part)
             labels += label_part
@@ -528,15 +529,15 @@ def visible_names(folder: str) -> list[str]:
 
 
 def in_parallel(
-    work: Callable[[Sequence[Item]], Result], items: Sequence[Item], title: str
+    work: Callable[[Sequence[Item]], Result], items: Sequence[Item], title: str, alone: int = CHUNK
 ) -> Iterator[Result]:
     """work(chunk) for each chunk of the items, in order, from all cores, with a progress bar.
 
-    A few items are not worth starting processes for. Processes are spawned, since forking one
-    that has TensorFlow's threads can hang.
+    Up to `alone` items are not worth starting processes for. Processes are spawned, since
+    forking one that has TensorFlow's threads can hang.
     """
     chunks = [items[i : i + CHUNK] for i in range(0, len(items), CHUNK)]
-    workers = min(available_cores(), len(chunks))
+    workers = min(available_cores(), len(chunks)) if len(items) > alone else 1
     total = len(items)
     with tqdm(
         total=total, desc=title, unit=" pictures", disable=None, leave=False, dynamic_ncols=True

@@ -448,6 +448,27 @@ def test_load_data_gives_pictures_labels_and_their_number(folder, drawn):
         assert np.array_equal(images[i], reader.read_data(folder / names[i])[0])
 
 
+def test_pictures_are_loaded_alike_by_one_process_and_by_several(folder, monkeypatch, capsys):
+    put(folder / "aaa_text.png", "text")
+    images, labels, count = ReadData(TINY).load_data(str(folder))
+    told = capsys.readouterr().err
+    monkeypatch.setattr(generate_captcha, "LOADED_ALONE", 0)
+    monkeypatch.setattr(generate_captcha, "CHUNK", 40)
+    monkeypatch.setattr(generate_captcha, "available_cores", lambda: 3)
+    started, executor = [], generate_captcha.ProcessPoolExecutor
+    monkeypatch.setattr(
+        generate_captcha,
+        "ProcessPoolExecutor",
+        lambda workers, *rest: started.append(workers) or executor(workers, *rest),
+    )
+    others, other_labels, other_count = ReadData(TINY).load_data(str(folder))
+    assert count == other_count == 150
+    assert np.array_equal(images, others)
+    assert np.array_equal(labels, other_labels)
+    assert capsys.readouterr().err == told
+    assert started == [3]
+
+
 def test_bad_files_are_left_out_named_and_counted(folder, capsys):
     for kind in BAD_FILES:
         put(folder / f"aaa_{kind}.png", kind)
