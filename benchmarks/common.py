@@ -118,8 +118,8 @@ def score(answers: Sequence[Sequence[int]] | np.ndarray, truth: np.ndarray) -> t
         truth: int [N, L].
     """
     symbols = captchas = 0
-    for answer, label in zip(answers, truth.tolist(), strict=True):
-        equal = sum(a == b for a, b in zip(answer, label, strict=False))
+    for answer, label in zip(answers, truth, strict=True):
+        equal = sum(bool(a == b) for a, b in zip(answer, label, strict=False))
         symbols += equal
         captchas += equal == len(label) == len(answer)
     return symbols / truth.size, captchas / len(truth)

@@ -175,6 +175,17 @@ def test_keras_ocr_learns_and_is_scored(sets, ticking):
     check_points(list(keras_ocr.curve(*sets, TINY, 0, AT)))
 
 
+def test_keras_ocr_descends_the_same_loss_as_ours(tf):
+    random = np.random.default_rng(2)
+    probabilities = random.dirichlet(np.ones(7), (4, 9)).astype(np.float32)  # [B, T, K + 2]
+    labels = random.integers(1, 6, (4, 3))
+    with tf.Graph().as_default(), tf.Session() as session:
+        logits = tf.constant(np.log(probabilities).transpose(1, 0, 2))
+        ours = session.run(cnn_model.ctc_loss(logits, tf.constant(labels, tf.int32)))
+    theirs = np.asarray(keras_ocr.ctc_loss(labels, probabilities))
+    assert theirs == pytest.approx(3 * ours, rel=1e-4)
+
+
 def test_greedy_drops_repetitions_blanks_and_keeps_the_unknown():
     columns = [[4, 1, 1, 4, 1, 3, 0, 4], [4] * 8]  # 4 is the blank, 0 the unknown
     assert keras_ocr.greedy(np.eye(5)[columns]) == [[0, 0, 2, -1], []]
