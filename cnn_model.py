@@ -22,6 +22,7 @@ from config import Config
 
 CHANNELS = (16, 32, 64)  # of the three convolutions
 KERNEL = 5
+NEIGHBOURS = 3  # columns of the last map that each answer is read from
 EPSILON = 1e-3  # of the batch normalisation
 AVERAGE = 0.999  # decay of the averaged weights, once training is long enough for it
 NEVER = -1e9  # log-probability of what cannot be; finite, so that differences stay numbers
@@ -101,13 +102,10 @@ class Training:
 def network(x: Any, config: Config, training: Training | None = None) -> Any:
     """Scores of each column: uint8 [B, H, W] to float32 [T, B, K + 1]."""
     h = standardize(x)  # [B, H, W, 1]
-    h = conv_layer(h, CHANNELS[0], "conv1", stride=2, pool=True, training=training)  # [B, H/4, W/4, C]
-    h = conv_layer(h, CHANNELS[1], "conv2", stride=1, pool=True, training=training)  # [B, H/8, W/8, C]
-    h = conv_layer(h, CHANNELS[2], "conv3", stride=1, pool=False, training=training)  # [B, H/8, T, C]
-    h = tf.transpose(h, [2, 0, 1, 3])  # [T, B, H/8, C]: columns first, as CTC reads them
-    columns, _, rows, channels = h.shape
-    h = tf.reshape(h, [-1, rows * channels])  # one linear layer reads every column
-    return tf.reshape(linear(h, len(config.alphabet) + 1, "columns"), [columns, -1, len(config.alphabet) + 1])
+    h = conv_layer(h, CHANNELS[0], "conv1", (2, 2), training, pool=True)  # [B, H/4, W/4, C]
+    h = conv_layer(h, CHANNELS[1], "conv2", (2, 2), training)  # [B, H/8, W/8, C]
+    h = conv_layer(h, CHANNELS[2], "conv3", (2, 1), training)  # [B, H/16, T, C]
+    return columns(dropout(h, training), len(config.alphabet) + 1)
 
 
 def read(x: Any, config: Config) -> tuple[Any, Any, Any]:
@@ -128,11 +126,13 @@ def standardize(x: Any) -> Any:
     return tf.expand_dims((x - mean) * tf.rsqrt(variance + 1.0), -1)  # + 1: an empty picture stays finite
 
 
-def conv_layer(h: Any, channels: int, scope: str, stride: int, pool: bool, training: Training | None) -> Any:
-    """Convolution, 2x2 max pool, batch normalisation, ReLU, dropout.
+def conv_layer(
+    h: Any, channels: int, scope: str, stride: tuple[int, int], training: Training | None, pool: bool = False
+) -> Any:
+    """Convolution, 2x2 max pool where asked for, batch normalisation, ReLU.
 
-    Pooling first leaves the later operations a quarter of the values. Batch normalisation:
-    Ioffe and Szegedy 2015; dropout: Srivastava et al. 2014.
+    Pooling first leaves the later operations a quarter of the values. Batch normalisation: Ioffe
+    and Szegedy 2015.
     """
     with tf.variable_scope(scope):
         shape = [KERNEL, KERNEL, int(h.shape[-1]), channels]
@@ -140,11 +140,14 @@ def conv_layer(h: Any, channels: int, scope: str, stride: int, pool: bool, train
         h = tf.nn.conv2d(h, kernel, strides=stride, padding="SAME")
         if pool:
             h = tf.nn.max_pool2d(h, 2, 2, "SAME")
-        h = tf.nn.relu(batch_norm(h, training))
-        if training:
-            seed = tf.random.experimental.stateless_fold_in(training.seed, int(scope[-1]))
-            h = tf.nn.experimental.stateless_dropout(h, 1 - training.keep_prob, seed)
+        return tf.nn.relu(batch_norm(h, training))
+
+
+def dropout(h: Any, training: Training | None) -> Any:
+    """Some of the values set to 0 in training, others in each step (Srivastava et al. 2014)."""
+    if training is None:
         return h
+    return tf.nn.experimental.stateless_dropout(h, 1 - training.keep_prob, training.seed)
 
 
 def batch_norm(h: Any, training: Training | None) -> Any:
@@ -166,11 +169,15 @@ def he_normal() -> Any:
     return tf.variance_scaling_initializer(2.0)
 
 
-def linear(h: Any, units: int, scope: str) -> Any:
-    """[..., C] to [..., units]."""
-    with tf.variable_scope(scope):
-        kernel = tf.get_variable("kernel", [int(h.shape[-1]), units], initializer=he_normal())
-        return tf.matmul(h, kernel) + tf.get_variable("bias", [units], initializer=tf.zeros_initializer())
+def columns(h: Any, classes: int) -> Any:
+    """One linear layer reads each column with its neighbours: [B, H/16, T, C] to [T, B, classes]."""
+    with tf.variable_scope("columns"):
+        _, rows, _, channels = h.shape
+        kernel = tf.get_variable("kernel", [rows, NEIGHBOURS, channels, classes], initializer=he_normal())
+        side = NEIGHBOURS // 2
+        h = tf.nn.conv2d(h, kernel, strides=1, padding=[[0, 0], [0, 0], [side, side], [0, 0]])
+        h = tf.transpose(tf.squeeze(h, 1), [1, 0, 2])  # columns first, as CTC reads them
+        return h + tf.get_variable("bias", [classes], initializer=tf.zeros_initializer())
 
 
 # ---------------------------------------------------------------------- loss and decoding

@@ -14,10 +14,11 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -37,6 +38,9 @@ from session import (
 EVALUATION_BATCH = 250  # pictures read at once: bounds memory
 EVENTS = ".captcha"  # ends the names of the event files that are ours to clear
 PLATEAU_STEPS = 500  # every run measured had left the base rate by step 300, most by step 100
+
+
+Item = TypeVar("Item")
 
 
 class Data(NamedTuple):
@@ -60,13 +64,7 @@ class Metrics(NamedTuple):
         return self.right / self.pictures
 
     def improves_on(self, best: Metrics | None) -> bool:
-        """Whether more captchas are right or, of as many, more symbols: what patience waits for."""
-        if best is None or math.isnan(self.loss):
-            return not math.isnan(self.loss)
-        return (self.right, self.accuracy) > (best.right, best.accuracy)
-
-    def replaces(self, best: Metrics | None) -> bool:
-        """Whether to keep these weights for the best: as much right and a lower loss will do, too."""
+        """Whether more captchas are right or, of as many, more symbols or, of as many, the loss is lower."""
         if best is None or math.isnan(self.loss):
             return not math.isnan(self.loss)
         return (self.right, self.accuracy, -self.loss) > (best.right, best.accuracy, -best.loss)
@@ -78,7 +76,8 @@ class Result:
 
     steps: int
     best_step: int  # after which the weights kept were saved
-    seconds: float  # of training, validation included
+    seconds: float  # of all that
+    training_seconds: float  # of it, without validation and saving
     test: Metrics
 
 
@@ -86,29 +85,56 @@ class Result:
 
 
 def next_batch(data: Data, config: Config, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The batches of one epoch: x uint8 [B, H, W], moved at random, and y float32 [B, L * K].
+    """The batches of one epoch: x uint8 [B, H, W], distorted at random, and y float32 [B, L * K].
 
-    Order and moves depend on (seed, epoch, batch) alone.
+    Order and distortion depend on (seed, epoch, batch) alone.
     """
     order = np.random.default_rng((config.seed, epoch)).permutation(len(data.images))
     for start in range(0, len(order), config.batch_size):
         chosen = order[start : start + config.batch_size]
         random = np.random.default_rng((config.seed, epoch, start))
-        yield move(data.images[chosen], config, random), data.labels[chosen]
+        yield distort(data.images[chosen], config, random), data.labels[chosen]
 
 
-def move(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
-    """Each picture moved by up to `shift` of its width and height; the edge fills what comes free.
+def ahead(batches: Iterator[Item]) -> Generator[Item, None, None]:
+    """The same batches, each made by a thread while the one before is trained on."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = thread.submit(next, batches, None)
+            yield batch
 
-    A captcha stays the same captcha when it is moved: one picture serves as many.
+
+def distort(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
+    """Each picture moved, scaled and slanted at random; the edge fills what comes free.
+
+    A captcha stays the same captcha when it is: one picture serves as many. Half of each change is
+    common to the picture, half varies along it, so that no two symbols change alike.
+
+    Args:
+        images: uint8 [B, H, W].
+    Returns:
+        uint8 [B, H, W], each pixel the nearest of the old ones.
     """
-    across, down = round(config.shift * config.width), round(config.shift * config.height)
-    steps = np.stack([random.integers(-most, most + 1, len(images)) for most in (down, across)], axis=1)
-    rows, columns = np.arange(config.height), np.arange(config.width)
-    moved = np.empty_like(images)
-    for picture, target, (dy, dx) in zip(images, moved, steps, strict=True):
-        picture.take(rows + dy, axis=0, mode="clip").take(columns + dx, axis=1, mode="clip", out=target)
-    return moved
+    height, width = config.height, config.width
+    y = np.arange(0.5, height, dtype=np.float32)[:, None] - height / 2  # [H, 1], 0 in the middle
+    x = np.arange(0.5, width, dtype=np.float32) - width / 2  # [W]
+    knots = np.linspace(-width / 2, width / 2, config.char_num + 1)
+    common = random.uniform(-0.5, 0.5, (len(images), 5))
+    varying = random.uniform(-0.5, 0.5, (len(images), 4, len(knots)))
+    distorted = np.empty_like(images)
+    for picture, target, every, each in zip(images, distorted, common, varying, strict=True):
+        across, down, taller, slant = (
+            (whole + np.interp(x, knots, part)).astype(np.float32)
+            for whole, part in zip(every, each, strict=False)
+        )
+        rows = y * np.exp(config.scale * taller) + height * (0.5 + config.shift * down)  # [H, W]
+        columns = x * np.exp(np.float32(config.scale * every[4])) + width * (0.5 + config.shift * across)
+        columns = columns + y * (config.shear * slant)
+        places = rows.clip(0, height - 1).astype(np.int32) * width
+        places += columns.clip(0, width - 1).astype(np.int32)
+        picture.reshape(-1).take(places, out=target, mode="clip")
+    return distorted
 
 
 def feed_data(model: Any, x: np.ndarray, y: np.ndarray, keep_prob: float = 1.0) -> dict[Any, Any]:
@@ -286,10 +312,12 @@ def run_model(config: Config, train: Data, validation: Data, test: Data) -> Resu
             with contextlib.closing(Curves(config.tensorboard_folder, session)) as curves:
                 session.run(initialize)
                 begun = time.monotonic()
-                steps, best_step = fit(config, session, model, checkpoint, curves, train, validation)
+                steps, best_step, training = fit(
+                    config, session, model, checkpoint, curves, train, validation
+                )
                 seconds = time.monotonic() - begun
                 checkpoint.restore(session, config.checkpoint_folder)
-                return Result(steps, best_step, seconds, evaluate(session, model, test))
+                return Result(steps, best_step, seconds, training, evaluate(session, model, test))
         except tf.errors.OpError as error:  # a full disk, most likely
             raise CaptchaError(
                 f"training could not go on ({tensorflow_reason(error)}): what was saved before is kept in "
@@ -308,41 +336,48 @@ def fit(
     curves: Curves,
     train: Data,
     validation: Data,
-) -> tuple[int, int]:
-    """The training loop: returns the steps done, and the step of the best weights, which are saved."""
+) -> tuple[int, int, float]:
+    """The training loop.
+
+    Returns:
+        steps done; the step of the best weights, which are saved; seconds of training alone.
+    """
     best: Metrics | None = None
-    step = best_step = improved_step = 0
-    begun = time.monotonic()
+    step = best_step = 0
+    measuring, begun = 0.0, time.monotonic()
 
     def measure(x: np.ndarray, y: np.ndarray, printed: bool, saved: bool) -> Metrics:
-        nonlocal best, best_step, improved_step
+        nonlocal best, best_step, measuring
+        started = time.monotonic()
         of_batch, held_out = evaluate(session, model, Data(x, y)), evaluate(session, model, validation)
         improved = held_out.improves_on(best)
         if improved:
-            improved_step = step
-        if held_out.replaces(best):
             best, best_step = held_out, step
             checkpoint.save(session, step)
         if saved:
             curves.write(step, of_batch, held_out)
         if printed:
             say(status_line(step, of_batch, held_out, improved))
+        measuring += time.monotonic() - started
         return held_out
 
     batches = ((epoch, x, y) for epoch in range(config.Epoch) for x, y in next_batch(train, config, epoch))
     announced, warned = -1, False
-    with tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True) as bar:
-        for epoch, x, y in batches:
-            if epoch > announced:
+    with (
+        contextlib.closing(ahead(batches)) as prepared,
+        tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True) as bar,
+    ):
+        for epoch, x, y in prepared:
+            printed, saved = due(step, config.print_per_batch), due(step, config.save_per_batch)
+            if printed and epoch > announced:  # epochs of a few steps go by in silence
                 announced = epoch
                 say(f"Epoch : {epoch + 1}")
-            printed, saved = due(step, config.print_per_batch), due(step, config.save_per_batch)
             if printed or saved:
                 held_out = measure(x, y, printed, saved)
                 if step >= PLATEAU_STEPS and not warned and at_base_rate(held_out, config):
                     say(base_rate_warning(held_out, config))
                     warned = True
-                if step - improved_step >= config.patience:
+                if step - best_step >= config.patience:
                     say(f"No improvement for over {config.patience} steps, auto-stopping....")
                     break
             feed = feed_data(model, x, y, config.keep_prob)
@@ -355,7 +390,7 @@ def fit(
                 break
             step += 1
             per_step = (time.monotonic() - begun) / step
-            left = (config.patience - (step - improved_step)) * per_step
+            left = (config.patience - (step - best_step)) * per_step
             bar.set_description_str(
                 f"step {step}, {len(x) / per_step:.0f} pictures/s, {duration(left)} left unless it improves",
                 refresh=False,
@@ -367,7 +402,7 @@ def fit(
         say(base_rate_warning(best, config))
     if best is None:
         raise CaptchaError("no weights are worth keeping, the loss was never finite: try a smaller --alpha")
-    return step, best_step
+    return step, best_step, time.monotonic() - begun - measuring
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -382,7 +417,8 @@ def main(arguments: Sequence[str]) -> int:
     result = run_model(config, *sets)
     say(test_report(result.test))
     say(
-        f"{result.steps} steps in {duration(result.seconds)}; the best weights, of step {result.best_step}, "
+        f"{result.steps} steps in {duration(result.seconds)}, {duration(result.training_seconds)} of it "
+        f"training; the best weights, of step {result.best_step}, "
         f"are in {printable(config.checkpoint_folder)}"
     )
     folder = config.checkpoint_folder

@@ -17,6 +17,7 @@ import numpy as np
 from config import CaptchaError, Config
 
 READ_AT_ONCE = 250  # pictures: bounds memory
+WARM_UP = 10  # steps before those that are timed
 
 
 class Data(Protocol):

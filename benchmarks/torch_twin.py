@@ -19,18 +19,19 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Data, Point, batches, classes, follow, missing, parts, score
+from benchmarks.common import WARM_UP, Data, Point, batches, classes, follow, missing, parts, score
 from config import Config
+from driver import distort  # imports no TensorFlow unless asked to
 from generate_captcha import available_cores
-from session import has_bfloat16  # imports no TensorFlow unless asked to
+from session import has_bfloat16
 
 CHANNELS = (16, 32, 64)
-STRIDES = (2, 1, 1)
-POOLED = (True, True, False)
+STRIDES = ((2, 2), (2, 2), (2, 1))
+POOLED = (True, False, False)
 KERNEL = 5
+NEIGHBOURS = 3
 EPSILON = 1e-3
 AVERAGE = 0.999
-WARM_UP = 10  # steps before those that are timed
 
 
 def load_torch() -> Any:
@@ -50,7 +51,7 @@ def load_torch() -> Any:
 
 
 def build(config: Config) -> Any:
-    """The network as nn.ModuleList: the convolutions, and the linear layer that reads each column."""
+    """The network as nn.Sequential: [B, 1, H, W] to [B, K + 1, 1, T]."""
     torch = load_torch()
     nn = torch.nn
     layers: list[Any] = []
@@ -61,14 +62,15 @@ def build(config: Config) -> Any:
             layers.append(nn.MaxPool2d(2, ceil_mode=True))
         # momentum 1 leaves in the buffers the moments of the last batch, to be averaged with the weights
         layers.append(nn.BatchNorm2d(channels, eps=EPSILON, momentum=1.0))
-        layers += [nn.ReLU(inplace=True), nn.Dropout(1 - config.keep_prob)]
-    columns = nn.Linear(config.rows * CHANNELS[-1], len(config.alphabet) + 1)
-    for layer in (*layers, columns):
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+        layers.append(nn.ReLU(inplace=True))
+    layers.append(nn.Dropout(1 - config.keep_prob))
+    window, side = (config.rows, NEIGHBOURS), NEIGHBOURS // 2
+    layers.append(nn.Conv2d(CHANNELS[-1], len(config.alphabet) + 1, window, padding=(0, side)))
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight)
-    nn.init.zeros_(columns.bias)
-    network = nn.ModuleList([nn.Sequential(*layers), columns])
-    return network.to(memory_format=torch.channels_last)
+    nn.init.zeros_(layers[-1].bias)
+    return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
 def log_probabilities(network: Any, images: Any, bfloat16: bool) -> Any:
@@ -77,11 +79,9 @@ def log_probabilities(network: Any, images: Any, bfloat16: bool) -> Any:
     x = images.float()
     variance, mean = torch.var_mean(x, (1, 2), correction=0, keepdim=True)
     x = ((x - mean) * torch.rsqrt(variance + 1.0)).unsqueeze(1)  # [B, 1, H, W]
-    convolutions, columns = network
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
-        h = convolutions(x.contiguous(memory_format=torch.channels_last))  # [B, C, H/8, T]
-        h = columns(h.permute(3, 0, 2, 1).flatten(2))  # [T, B, K + 1]
-    return h.float().log_softmax(2)
+        h = network(x.contiguous(memory_format=torch.channels_last))  # [B, K + 1, 1, T]
+    return h.squeeze(2).permute(2, 0, 1).float().log_softmax(2)
 
 
 def decode(log_probs: np.ndarray, length: int) -> np.ndarray:
@@ -146,7 +146,7 @@ class Training:
         """Train on the next batch."""
         torch = load_torch()
         batch = next(self.batches)
-        x = torch.from_numpy(move(self.train.images[batch], self.config, self.random))
+        x = torch.from_numpy(distort(self.train.images[batch], self.config, self.random))
         log_probs = self.forward(self.network, x, self.bfloat16)
         columns, pictures, blank = log_probs.shape[0], len(batch), log_probs.shape[2] - 1
         lengths = [columns] * pictures, [self.config.char_num] * pictures
@@ -169,17 +169,6 @@ class Training:
 def floats(network: Any) -> list[Any]:
     """The weights and moments of a network, as they are and not copied."""
     return [value for value in network.state_dict().values() if value.is_floating_point()]
-
-
-def move(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
-    """Each picture moved by up to `shift` of its width and height; the edge fills what comes free."""
-    down, across = round(config.shift * config.height), round(config.shift * config.width)
-    padded = np.pad(images, ((0, 0), (down, down), (across, across)), mode="edge")
-    moved = np.empty_like(images)
-    rows, columns = random.integers(0, [[2 * down + 1], [2 * across + 1]], (2, len(images)))
-    for i, (y, x) in enumerate(zip(rows, columns, strict=True)):
-        moved[i] = padded[i, y : y + config.height, x : x + config.width]
-    return moved
 
 
 def curve(

@@ -37,8 +37,8 @@ def test_alphabets_of_any_kind_become_one_word(characters):
 
 
 def test_derived_sizes():
-    assert (Config().columns, Config().rows) == (20, 8)
-    assert (TINY.columns, TINY.rows) == (5, 3)
+    assert (Config().columns, Config().rows) == (20, 4)
+    assert (TINY.columns, TINY.rows) == (5, 2)
     assert [each[0] for each in TINY.sets] == ["train", "validation", "test"]
     assert [each[2] for each in TINY.sets] == [150, 20, 30]
 

@@ -1,0 +1,288 @@
+"""How each row is measured. Every function returns what goes into the record: plain JSON values."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import keras_ocr, original, ours, shelf, torch_twin
+from benchmarks.common import Point, classes, score, spelled
+from config import CaptchaError, Config
+from generate_captcha import Generate, ReadData, _grey, draw, in_parallel
+
+ROOT = Path(__file__).parent.parent
+TRAINERS = {"ours": ours, "ours in PyTorch": torch_twin, "Keras' OCR": keras_ocr, "the original": original}
+MOST_WRONG = 40  # captchas read wrong that are kept in the record
+
+
+# ---------------------------------------------------------------------- whole runs
+
+
+def accuracy(count: int, seeds: Iterable[int], flags: Sequence[str] = ()) -> dict[str, Any]:
+    """Train with `python driver.py` on `count` pictures of each seed, read 10,000 others."""
+    runs = [train_and_read(count, seed, flags) for seed in seeds]
+    return {"train": count, "runs": runs}
+
+
+def train_and_read(count: int, seed: int, flags: Sequence[str]) -> dict[str, Any]:
+    """One run of driver.py in an empty folder, and predict.py on its test set."""
+    numbers = ["--generate-num", str(count), "500", "10000", "--seed", str(seed)]
+    with tempfile.TemporaryDirectory() as folder:
+        begun = time.monotonic()
+        printed, memory = command(folder, "driver.py", *numbers, *flags)
+        seconds = time.monotonic() - begun
+        answers, _ = command(folder, "predict.py", "test")
+    captchas = find(r"Captcha accuracy: .* \((\d+) of (\d+)", printed)
+    closing = find(r"(\d+) steps in ([\d:]+), ([\d:]+) of it training; .* of step (\d+)", printed)
+    right, confusions, wrong = read_answers(answers, dict(zip("O", "0", strict=True)))
+    result = {
+        "seed": seed,
+        "tested": int(captchas[1]),
+        "right": int(captchas[0]),
+        "symbols": float(find(r"Test accuracy: +([\d.]+)%", printed)[0]) / 100,
+        "right with O as 0": right,
+        "steps": int(closing[0]),
+        "best step": int(closing[3]),
+        "training seconds": in_seconds(closing[2]),
+        "first line to last, seconds": round(seconds, 1),
+        "memory, GB": round(memory / 1e9, 2),
+        "confusions": confusions,
+        "wrong": wrong[:MOST_WRONG],
+    }
+    print(f"  seed {seed}: {result['right']} of {result['tested']}, {closing[2]}", flush=True)
+    return result
+
+
+def command(folder: str, program: str, *arguments: str) -> tuple[str, int]:
+    """Run one of our programs in that folder; what it printed, and the bytes of memory it had at most."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
+        process = subprocess.Popen(
+            [sys.executable, str(ROOT / program), *arguments],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
+        printed = process.stdout.read() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            errors.seek(0)
+            raise CaptchaError(f"{program} must succeed to be measured, but said: {errors.read().strip()}")
+    return printed, usage.ru_maxrss * 1024
+
+
+def find(pattern: str, text: str) -> tuple[str, ...]:
+    """The groups of the last place in the text that the pattern fits."""
+    return [match.groups() for match in re.finditer(pattern, text)][-1]
+
+
+def in_seconds(text: str) -> int:
+    """1:02:03 in seconds."""
+    return functools.reduce(lambda all, part: 60 * all + int(part), text.split(":"), 0)
+
+
+def read_answers(lines: str, same: dict[str, str]) -> tuple[int, dict[str, int], list[list[str]]]:
+    """What predict.py made of a test set.
+
+    Args:
+        lines: path, text and confidence of each picture.
+        same: symbols that count as another.
+    Returns:
+        captchas right when those count as one; how often one symbol was read for another ("1>7");
+        file, text and confidence of each captcha read wrong.
+    """
+    right, confusions, wrong = 0, Counter[str](), []
+    for line in lines.splitlines():
+        path, text, confidence = line.split("\t")
+        truth = os.path.basename(path).split("_")[0]
+        alike = [same.get(a, a) == same.get(b, b) for a, b in zip(truth, text, strict=True)]
+        right += all(alike)
+        if text != truth:
+            wrong.append([os.path.basename(path), text, confidence])
+            confusions.update(f"{a}>{b}" for a, b in zip(truth, text, strict=True) if a != b)
+    return right, dict(confusions.most_common()), wrong
+
+
+# ---------------------------------------------------------------------- in memory
+
+
+def drawn(config: Config, name: str, count: int) -> Any:
+    """A drawn set in memory, as driver.Data."""
+    from driver import Data
+
+    parts = list(in_parallel(functools.partial(_drawn, config, name), range(count), f"Drawing {name}"))
+    return Data(np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts]))
+
+
+def _drawn(config: Config, name: str, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    labelled = [draw(config, name, index) for index in indices]
+    vector = ReadData(config).label2vec
+    return np.stack([_grey(p) for _, p in labelled]), np.stack([vector(label) for label, _ in labelled])
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """function(*arguments) in a process of its own: TensorFlow and PyTorch would fight over the cores."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
+
+
+def curves(seconds: float) -> dict[str, Any]:
+    """Digits and captchas read against seconds of training, of each design, on the same pictures."""
+    config = Config()
+    train, test = drawn(config, "train", 10000), drawn(config, "test", 10000)
+    found: dict[str, Any] = {}
+    for name in TRAINERS:
+        limit = min(seconds, 240) if name.startswith("ours") else seconds
+        at = [0.5 * 1.15**i for i in range(200) if 0.5 * 1.15**i <= limit]
+        try:
+            found[name] = apart(_curve, name, train, test, config, at)
+        except CaptchaError as error:
+            print(f"  {name} left out: {error}", flush=True)
+            continue
+        print(f"  {name}: {found[name][-1]}", flush=True)
+    return found
+
+
+def _curve(name: str, train: Any, test: Any, config: Config, at: list[float]) -> list[list[float]]:
+    def rounded(point: Point) -> list[float]:
+        return [round(point.seconds, 2), point.step, round(point.symbols, 5), round(point.captchas, 4)]
+
+    return [rounded(point) for point in TRAINERS[name].curve(train, test, config, config.seed, at)]
+
+
+def steps() -> dict[str, Any]:
+    """Milliseconds of a training step, ours and in PyTorch by turns, and the arithmetic in it."""
+    config = Config()
+    train = drawn(config, "train", 1000)
+    found: dict[str, list[float]] = {}
+    for _ in range(3):
+        for name, compiled in (("ours", None), ("PyTorch", False), ("PyTorch, compiled", True)):
+            with contextlib.suppress(CaptchaError):
+                found.setdefault(name, []).extend(apart(_steps, train, config, compiled))
+    peak, operations = apart(_matmul), apart(_operations, config)
+    ms = {name: round(1000 * statistics.median(each), 2) for name, each in found.items()}
+    achieved = operations * config.batch_size / (ms["ours"] / 1000) / 1e9
+    return {
+        "ms a step": ms,
+        "batch": config.batch_size,
+        "operations a picture and step": operations,
+        "matrix product, GFLOP/s": peak,
+        "achieved, GFLOP/s": round(achieved, 1),
+    }
+
+
+def _steps(train: Any, config: Config, compiled: bool | None) -> list[float]:
+    if compiled is None:
+        return ours.step_seconds(train, config, 100)
+    return torch_twin.step_seconds(train, config, 100, compiled)
+
+
+def _operations(config: Config) -> int:
+    """Multiplications and additions of one picture in a training step: forward, and both gradients."""
+    from session import load_tensorflow
+
+    tf = load_tensorflow()
+    from cnn_model import network
+
+    with tf.Graph().as_default() as graph:
+        network(tf.placeholder(tf.uint8, [1, config.height, config.width]), config)
+        total = 0
+        for op in graph.get_operations():
+            if op.type in ("Conv2D", "MatMul"):
+                weights = op.inputs[1].shape.as_list()
+                once = 2 * int(np.prod(op.outputs[0].shape.as_list())) * int(np.prod(weights[:-1]))
+                pictures = "conv1" in op.name  # nobody asks for the gradient by the pictures
+                total += once * (2 if pictures else 3)
+    return total
+
+
+def _matmul() -> float:
+    """GFLOP/s of the fastest of many large matrix products, in the arithmetic of training."""
+    from session import has_bfloat16, load_tensorflow, session_config
+
+    tf = load_tensorflow()
+    size = 2048
+    with tf.Graph().as_default(), tf.Session(config=session_config(has_bfloat16())) as session:
+        a, b = (tf.get_variable(name, [size, size], tf.float32) for name in "ab")
+        product = tf.matmul(a, b).op
+        session.run(tf.global_variables_initializer())
+        best = min(timed(lambda: session.run(product)) for _ in range(30))
+    return round(2 * size**3 / best / 1e9, 1)
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds that it takes."""
+    begun = time.perf_counter()
+    work()
+    return time.perf_counter() - begun
+
+
+# ---------------------------------------------------------------------- drawing, loading, reading
+
+
+def drawing() -> dict[str, Any]:
+    """Captchas drawn and written as PNG a second, and seconds to load 10,000."""
+    with tempfile.TemporaryDirectory() as folder:
+        train, validation, test = (os.path.join(folder, name) for name in ("train", "validation", "test"))
+        config = Config(
+            generate_num=(10000, 1, 1), train_folder=train, validation_folder=validation, test_folder=test
+        )
+        drawn_in = timed(Generate(config).gen_captcha)
+        loaded = [timed(lambda: ReadData(config).load_data(config.train_folder)) for _ in range(3)]
+    return {"drawn a second": round(10000 / drawn_in), "seconds to load 10,000": round(min(loaded), 2)}
+
+
+def reading() -> dict[str, Any]:
+    """Captchas read a second, many at once, and milliseconds for one alone, by a trained model."""
+    with tempfile.TemporaryDirectory() as folder:
+        command(folder, "driver.py", "--generate-num", "500", "50", "50", "--epoch", "1")
+        return dict(apart(_reading, os.path.join(folder, "checkpoints")))
+
+
+def _reading(checkpoints: str) -> dict[str, Any]:
+    from predict import Predictor
+
+    config, predictor = Config(), Predictor(checkpoints)
+    images = np.stack([_grey(draw(config, "test", index)[1]) for index in range(1000)])
+    predictor.read(images)
+    many = min(timed(lambda: predictor.read(images)) for _ in range(10))
+    singles = [images[i : i + 1] for i in range(500)]
+    one = statistics.median(timed(functools.partial(predictor.read, single)) for single in singles)
+    return {"read a second": round(len(images) / many), "ms for one": round(1000 * one, 2)}
+
+
+def readers() -> dict[str, Any]:
+    """Captchas read by what can be had trained, and milliseconds for one."""
+    config, count = Config(), 1000
+    labelled = [draw(config, "test", index) for index in range(count)]
+    truth = classes(np.stack([ReadData(config).label2vec(label) for label, _ in labelled]), config)
+    found = {}
+    for name in shelf.READERS:
+        try:
+            raw, answers, milliseconds = apart(shelf.read, name, [p for _, p in labelled], config)
+        except CaptchaError as error:
+            print(f"  {name} left out: {error}", flush=True)
+            continue
+        found[name] = {
+            "tested": count,
+            "captchas, as answered": score([spelled(text, config) for text in raw], truth)[1],
+            "captchas": score([spelled(text, config) for text in answers], truth)[1],
+            "ms": round(milliseconds, 1),
+        }
+    return found
