@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,25 +41,36 @@ class Predictor:
         return load_config(self.folder)
 
     @functools.cached_property
-    def _model(self) -> tuple[Any, Any, Any]:
-        """Session, input and outputs, made at the first picture."""
+    def _model(self) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """uint8 [B, H, W] to symbols int32 [B, L] and confidences [B]; made at the first picture.
+
+        The weights become constants of the graph: TensorFlow folds the batch normalisation into the
+        kernels and brings them into the processor's order once, not with every call.
+        """
         tf = load_tensorflow()
         from cnn_model import read
 
-        with tf.Graph().as_default():
+        session_settings = session_config(has_bfloat16())  # as in training
+        with tf.Graph().as_default() as graph, tf.Session(config=session_settings) as session:
             x = tf.placeholder(tf.uint8, [None, self.config.height, self.config.width])
             _, symbols, confidence = read(x, self.config)
             checkpoint = Checkpoint(self.config, {v.op.name: v for v in tf.global_variables()})
-            session = tf.Session(config=session_config(has_bfloat16()))  # as in training
             checkpoint.restore(session, self.folder)
-        return session, x, (symbols, confidence)
+            outputs = [symbols.op.name, confidence.op.name]
+            frozen = tf.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), outputs)
+        with tf.Graph().as_default():
+            ends = [x.name, symbols.name, confidence.name]
+            x, *results = tf.import_graph_def(frozen, return_elements=ends, name="")
+            model: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = tf.Session(
+                config=session_settings
+            ).make_callable(results, [x])
+            return model
 
     def read(self, images: np.ndarray) -> list[Reading]:
         """Texts and confidences of uint8 [N, H, W] pictures."""
-        session, x, outputs = self._model
         readings = []
         for start in range(0, len(images), BATCH):
-            symbols, confidence = session.run(outputs, {x: images[start : start + BATCH]})
+            symbols, confidence = self._model(images[start : start + BATCH])
             texts = ["".join(self.config.alphabet[k] for k in row) for row in symbols]
             readings += [Reading(*each) for each in zip(texts, confidence.tolist(), strict=True)]
         return readings

@@ -27,6 +27,7 @@ from generate_captcha import Generate, ReadData, _grey, draw, in_parallel
 
 ROOT = Path(__file__).parent.parent
 TRAINERS = {"ours": ours, "ours in PyTorch": torch_twin, "Keras' OCR": keras_ocr, "the original": original}
+OTHERS = ("500", "10000")  # validation and test pictures of every run
 MOST_WRONG = 40  # captchas read wrong that are kept in the record
 
 
@@ -41,7 +42,7 @@ def accuracy(count: int, seeds: Iterable[int], flags: Sequence[str] = ()) -> dic
 
 def train_and_read(count: int, seed: int, flags: Sequence[str]) -> dict[str, Any]:
     """One run of driver.py in an empty folder, and predict.py on its test set."""
-    numbers = ["--generate-num", str(count), "500", "10000", "--seed", str(seed)]
+    numbers = ["--generate-num", str(count), *OTHERS, "--seed", str(seed)]
     with tempfile.TemporaryDirectory() as folder:
         begun = time.monotonic()
         printed, memory = command(folder, "driver.py", *numbers, *flags)

@@ -201,20 +201,21 @@ BEST = Metrics(0.5, 0.9, 80, 100)
 
 
 @pytest.mark.parametrize(
-    ("metrics", "improves"),
+    ("metrics", "improves", "replaces"),
     [
-        (Metrics(0.6, 0.8, 81, 100), True),  # more captchas right
-        (Metrics(0.6, 0.91, 80, 100), True),  # as many, more symbols
-        (Metrics(0.4, 0.9, 80, 100), True),  # as much right, a lower loss
-        (BEST, False),
-        (Metrics(0.6, 0.9, 80, 100), False),
-        (Metrics(0.4, 0.95, 79, 100), False),
-        (Metrics(math.nan, 0.9, 99, 100), False),
+        (Metrics(0.6, 0.8, 81, 100), True, True),  # more captchas right
+        (Metrics(0.6, 0.91, 80, 100), True, True),  # as many, more symbols
+        (Metrics(0.4, 0.9, 80, 100), False, True),  # as much right, a lower loss
+        (BEST, False, False),
+        (Metrics(0.6, 0.9, 80, 100), False, False),
+        (Metrics(0.4, 0.95, 79, 100), False, False),
+        (Metrics(math.nan, 0.9, 99, 100), False, False),
     ],
 )
-def test_what_is_better(metrics, improves):
+def test_what_is_better(metrics, improves, replaces):
     assert metrics.improves_on(BEST) is improves
-    assert metrics.improves_on(None) is not math.isnan(metrics.loss)
+    assert metrics.replaces(BEST) is replaces
+    assert metrics.improves_on(None) is metrics.replaces(None) is not math.isnan(metrics.loss)
 
 
 def test_the_base_rate_is_named_with_what_to_try():
@@ -293,6 +294,13 @@ def test_training_stops_after_patience_stagnant_steps(capsys):
         "25",
     ]
     assert ["improved:*" in line for line in lines if line.startswith("Step")] == [True] * 3 + [False] * 3
+
+
+def test_patience_waits_for_captchas_and_a_lower_loss_is_kept_meanwhile(capsys):
+    session = Told(validation=lambda step: 5.0 - min(step, 10) / 10, right=lambda step: 1)
+    (steps, best, _), saves, _ = fit(session, Epoch=99, patience=15, print_per_batch=5)
+    assert (steps, best, saves) == (15, 10, [0, 5, 10])
+    assert capsys.readouterr().out.count("improved:*") == 1
 
 
 def test_training_stops_after_the_last_epoch_and_judges_the_last_weights(capsys):

@@ -1,0 +1,177 @@
+"""The command that measures the README's figures: what it runs, keeps, prints and draws."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import PROJECT, TINY
+
+from benchmarks import measure, publish
+from benchmarks import ours as own
+from benchmarks.__main__ import RECORD, ROWS, main
+from config import CaptchaError, Config
+from driver import Data
+
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+SMALL = [
+    "--width",
+    "37",
+    "--height",
+    "23",
+    "--char-num",
+    "3",
+    "--characters",
+    "abcde",
+    "--batch-size",
+    "7",
+    "--epoch",
+    "4",
+]
+
+
+def a_run(seed, right, confusions=()):
+    return {
+        "seed": seed,
+        "tested": 1000,
+        "right": right,
+        "symbols": 0.9991,
+        "steps": 3000 + seed,
+        "training seconds": 60,
+        "first line to last, seconds": 80.4,
+        "memory, GB": 0.81,
+        "confusions": dict(confusions),
+        "wrong": [],
+    }
+
+
+MACHINE = {"processor": "X", "cores": 2, "arithmetic": "float32", "python": "3.11"}
+
+
+def a_row(*runs):
+    return {"what": "`a command`", "machine": MACHINE, "values": {"train": 7, "runs": list(runs)}}
+
+
+def test_mean_and_deviation_of_the_runs():
+    assert publish.spread([99.0, 99.5, 99.1]) == "99.20 ± 0.26"
+    assert publish.spread([99.0]) == "99.00"
+
+
+def test_a_row_names_command_runs_captchas_and_symbols():
+    cells = publish.cells(a_row(a_run(0, 990), a_run(1, 994)))
+    assert cells == [
+        "`a command`",
+        "2",
+        "99.20 ± 0.28%",
+        "99.91 ± 0.00%",
+        "3000 ± 1",
+        "60 ± 0 s",
+        "80 ± 0 s",
+        "0.81 GB",
+    ]
+
+
+def test_the_first_time_at_which_a_share_was_reached():
+    points = [[1.0, 5, 0.5, 0.1], [2.0, 9, 0.94, 0.8], [3.0, 12, 0.95, 0.81]]
+    assert publish.first(points, 2, 0.93) == "2.0 s"
+    assert publish.first(points, 3, 0.99) == "no time here"
+
+
+def test_answers_are_compared_with_the_names_of_the_files():
+    lines = "test/1O0_000001.png\t100\t0.9\ntest/123_000002.png\t123\t0.99\ntest/777_000003.png\t177\t0.5\n"
+    right, confusions, wrong = measure.read_answers(lines, {"O": "0"})
+    assert right == 2
+    assert confusions == {"O>0": 1, "7>1": 1}
+    assert wrong == [["1O0_000001.png", "100", "0.9"], ["777_000003.png", "177", "0.5"]]
+
+
+def test_a_row_is_the_real_command(monkeypatch):
+    monkeypatch.setattr(measure, "OTHERS", ("6", "20"))
+    (run,) = measure.accuracy(14, [3], SMALL)["runs"]
+    assert (run["seed"], run["tested"], run["steps"]) == (3, 20, 8)
+    assert run["right"] + len(run["wrong"]) == 20
+    assert 0 <= run["symbols"] <= 1
+    assert 0.1 < run["memory, GB"] < 4
+    assert run["training seconds"] <= run["first line to last, seconds"] + 1
+
+
+def test_a_command_that_fails_is_one_sentence(tmp_path):
+    with pytest.raises(CaptchaError, match=r"driver.py must succeed .* alpha must be a number"):
+        measure.command(str(tmp_path), "driver.py", "--alpha", "-1")
+
+
+def test_seconds_from_what_is_printed():
+    assert [measure.in_seconds(text) for text in ("0:07", "2:03", "1:00:01")] == [7, 123, 3601]
+
+
+def test_sets_in_memory_are_the_drawn_ones():
+    data = measure.drawn(TINY, "test", 5)
+    assert (data.images.shape, data.images.dtype, data.labels.shape) == ((5, 23, 37), np.uint8, (5, 15))
+    assert (data.labels.sum(axis=1) == 3).all()
+
+
+def test_our_own_curve_and_steps(tf):
+    sets = Data(
+        np.zeros((9, 23, 37), np.uint8), np.eye(5, dtype=np.float32)[np.zeros((9, 3), int)].reshape(9, 15)
+    )
+    (point,) = own.curve(sets, sets, TINY, 0, [1e-3])
+    assert point.step == 1
+    assert point.symbols in (0.0, 1 / 3, 2 / 3, 1.0)
+    assert len(own.step_seconds(sets, TINY, 4)) == 4
+
+
+def test_operations_of_a_training_step():
+    # 2 for multiply and add; conv1 has no gradient by the pictures, all others have both
+    convolutions = 2 * 2 * 80 * 30 * 25 * 16 + 3 * 2 * 25 * (20 * 8 * 16 * 32 + 20 * 4 * 32 * 64)
+    columns = 3 * 2 * 20 * (4 * 3 * 64) * 11
+    assert measure._operations(Config()) == convolutions + columns
+
+
+def test_an_unknown_row_is_one_sentence(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["nosuch"])
+    assert "a row must be one of 50, 100" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["--seeds", "0"])
+
+
+def test_help_names_every_row():
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--help"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert all(re.search(rf"\b{name}\b", done.stdout) for name in ROWS)
+
+
+def test_the_readme_says_what_the_record_says():
+    measured = README.split(publish.BEGIN)[1].split(publish.END)[0]
+    assert measured.strip() == publish.tables(json.loads(RECORD.read_text(encoding="utf-8")))
+
+
+def test_every_picture_is_drawn(tmp_path, monkeypatch):
+    pytest.importorskip(
+        "matplotlib", reason="matplotlib is not installed: pip install -r benchmarks/requirements.txt"
+    )
+    monkeypatch.setattr(publish, "ROOT", tmp_path)
+    (tmp_path / "docs").mkdir()
+    run = a_run(0, 998, {"1>7": 2, "5>6": 1})
+    from generate_captcha import draw
+
+    run["wrong"] = [[f"{draw(Config(), 'test', 4)[0]}_000004.png", "0000", "0.51"]]
+    curve = [[1.0, 5, 0.5, 0.1], [2.0, 9, 0.94, 0.8]]
+    publish.draw({"1000": a_row(run), "10000": a_row(run), "curves": {"values": {"ours": curve}}})
+    assert sorted(os.listdir(tmp_path / "docs")) == [
+        "confusions.png",
+        "how-many.png",
+        "over-time.png",
+        "still-wrong.png",
+    ]
+    run["wrong"] = [["0000_000004.png", "0001", "0.5"]]
+    with pytest.raises(CaptchaError, match="must be drawn as it was measured"):
+        publish.still_wrong(run, tmp_path / "x.png")
