@@ -47,9 +47,9 @@ class Config:
     """All settings. `Config.width` is the default; `Config(width=200).width` is 200.
 
     Where a training default differs from the classic one, the comment says what the classic
-    value was and what was measured, other settings alike: whole captchas of 10,000 test
-    pictures, after 9 epochs of the 5,000 training pictures, the weights of the lowest
-    validation loss kept, one run each. The classic value stays one flag away.
+    value was and what was measured, other settings alike: whole captchas of 10,000 pictures held
+    out, after 1,500 steps on the 5,000 training pictures, one run each. The classic value stays
+    one flag away.
 
     Raises:
         ConfigError: a value that cannot be used; names the field and what is allowed.

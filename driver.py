@@ -64,13 +64,7 @@ class Metrics(NamedTuple):
         return self.right / self.pictures
 
     def improves_on(self, best: Metrics | None) -> bool:
-        """Whether more captchas are right or, of as many, more symbols: what patience waits for."""
-        if best is None or math.isnan(self.loss):
-            return not math.isnan(self.loss)
-        return (self.right, self.accuracy) > (best.right, best.accuracy)
-
-    def replaces(self, best: Metrics | None) -> bool:
-        """Whether to keep these weights for the best: as much right and a lower loss will do, too."""
+        """Whether more captchas are right or, of as many, more symbols or, of as many, the loss is lower."""
         if best is None or math.isnan(self.loss):
             return not math.isnan(self.loss)
         return (self.right, self.accuracy, -self.loss) > (best.right, best.accuracy, -best.loss)
@@ -349,17 +343,15 @@ def fit(
         steps done; the step of the best weights, which are saved; seconds of training alone.
     """
     best: Metrics | None = None
-    step = best_step = improved_step = 0
+    step = best_step = 0
     measuring, begun = 0.0, time.monotonic()
 
     def measure(x: np.ndarray, y: np.ndarray, printed: bool, saved: bool) -> Metrics:
-        nonlocal best, best_step, improved_step, measuring
+        nonlocal best, best_step, measuring
         started = time.monotonic()
         of_batch, held_out = evaluate(session, model, Data(x, y)), evaluate(session, model, validation)
         improved = held_out.improves_on(best)
         if improved:
-            improved_step = step
-        if held_out.replaces(best):
             best, best_step = held_out, step
             checkpoint.save(session, step)
         if saved:
@@ -385,7 +377,7 @@ def fit(
                 if step >= PLATEAU_STEPS and not warned and at_base_rate(held_out, config):
                     say(base_rate_warning(held_out, config))
                     warned = True
-                if step - improved_step >= config.patience:
+                if step - best_step >= config.patience:
                     say(f"No improvement for over {config.patience} steps, auto-stopping....")
                     break
             feed = feed_data(model, x, y, config.keep_prob)
@@ -398,7 +390,7 @@ def fit(
                 break
             step += 1
             per_step = (time.monotonic() - begun) / step
-            left = (config.patience - (step - improved_step)) * per_step
+            left = (config.patience - (step - best_step)) * per_step
             bar.set_description_str(
                 f"step {step}, {len(x) / per_step:.0f} pictures/s, {duration(left)} left unless it improves",
                 refresh=False,

@@ -44,6 +44,7 @@ def driver_row(count: int, *flags: str) -> Row:
 ROWS = {
     **{str(count): driver_row(count) for count in (50, 100, 250, 500, 1000, 2000, 5000, 10000, 100000)},
     "36": driver_row(100000, "--characters", "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+    "pace": Row("time to an accuracy", lambda options: measure.pace(range(options.seeds))),
     "curves": Row("the same pictures, other designs", lambda options: measure.curves(options.seconds)),
     "readers": Row("readers that come trained", lambda options: measure.readers()),
     "steps": Row("training steps a second", lambda options: measure.steps()),

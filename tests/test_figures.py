@@ -1,5 +1,6 @@
 """The command that measures the README's figures: what it runs, keeps, prints and draws."""
 
+import itertools
 import json
 import os
 import re
@@ -17,20 +18,8 @@ from config import CaptchaError, Config
 from driver import Data
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
-SMALL = [
-    "--width",
-    "37",
-    "--height",
-    "23",
-    "--char-num",
-    "3",
-    "--characters",
-    "abcde",
-    "--batch-size",
-    "7",
-    "--epoch",
-    "4",
-]
+SMALL = ["--width", "37", "--height", "23", "--char-num", "3", "--characters", "abcde"]
+SMALL += ["--batch-size", "7", "--epoch", "4"]
 
 
 def a_run(seed, right, confusions=()):
@@ -101,6 +90,14 @@ def test_a_row_is_the_real_command(monkeypatch):
 def test_a_command_that_fails_is_one_sentence(tmp_path):
     with pytest.raises(CaptchaError, match=r"driver.py must succeed .* alpha must be a number"):
         measure.command(str(tmp_path), "driver.py", "--alpha", "-1")
+
+
+def test_the_moments_of_a_curve():
+    moments = measure.moments(60)
+    assert moments[-1] == 60
+    assert moments == sorted(moments)
+    assert 0.4 < moments[0] < 0.6
+    assert max(b / a for a, b in itertools.pairwise(moments)) < 1.16
 
 
 def test_seconds_from_what_is_printed():
