@@ -31,7 +31,20 @@ def lines(name: str, row: dict[str, Any]) -> list[str]:
             f"99% of captchas after {first(points, 3, 0.99)}"
             for each, points in values.items()
         ]
-    return [f"{each}: {found}" for each, found in values.items()]
+    return [f"{each}: {in_words(found)}" for each, found in values.items()]
+
+
+def in_words(value: Any) -> str:
+    """A measured value as text, the values of several runs with mean and deviation."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {in_words(each)}" for name, each in value.items())
+    if isinstance(value, list):
+        reached = [each for each in value if each is not None]
+        missed = (
+            f" ({len(value) - len(reached)} of {len(value)} runs never)" if len(reached) < len(value) else ""
+        )
+        return (spread(reached, 1) if reached else "none") + missed
+    return f"{value:,}"
 
 
 def first(points: list[list[float]], column: int, share: float) -> str:
@@ -58,6 +71,7 @@ def cells(row: dict[str, Any]) -> list[str]:
 def tables(record: dict[str, Any]) -> str:
     """Markdown of all that was measured, each row with its machine."""
     trained = [name for name in record if "runs" in record[name]["values"]]
+    trained.sort(key=lambda name: record[name]["values"]["train"])
     parts = [
         "| command, and `--seed N` | runs | captchas right | symbols right | steps | training | in all | "
         "memory |",
@@ -69,10 +83,11 @@ def tables(record: dict[str, Any]) -> str:
             parts += ["", f"**{record[name]['what'].capitalize()}** (`python -m benchmarks {name}`)", ""]
             parts += [f"- {line}" for line in lines(name, record[name])]
     machines = {
-        "{processor}, {cores} cores, {arithmetic}, Python {python}".format(**row["machine"])
+        "{processor}, {cores} cores, {arithmetic}; Python {python}".format(**row["machine"])
+        + "".join(f", {package} {number}" for package, number in row["machine"]["versions"].items())
         for row in record.values()
     }
-    parts += ["", f"Measured on {'; '.join(sorted(machines))}."]
+    parts += ["", f"Measured on: {'. '.join(sorted(machines))}."]
     return "\n".join(parts)
 
 

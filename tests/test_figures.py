@@ -37,7 +37,13 @@ def a_run(seed, right, confusions=()):
     }
 
 
-MACHINE = {"processor": "X", "cores": 2, "arithmetic": "float32", "python": "3.11"}
+MACHINE = {
+    "processor": "X",
+    "cores": 2,
+    "arithmetic": "float32",
+    "python": "3.11",
+    "versions": {"numpy": "2.4"},
+}
 
 
 def a_row(*runs):
@@ -61,6 +67,20 @@ def test_a_row_names_command_runs_captchas_and_symbols():
         "80 ± 0 s",
         "0.81 GB",
     ]
+
+
+def test_tables_hold_all_rows_and_the_machine():
+    record = {
+        "1000": a_row(a_run(0, 990)) | {"values": {"train": 1000, "runs": [a_run(0, 990)]}},
+        "100": a_row(a_run(0, 880)) | {"values": {"train": 100, "runs": [a_run(0, 880)]}},
+        "pace": {"what": "time", "machine": MACHINE, "values": {"to 93%": [1.0, 2.0, None], "x": [None]}},
+        "reading": {"what": "reading", "machine": MACHINE, "values": {"ms": 1.5, "each": {"a": 1200}}},
+    }
+    text = publish.tables(record)
+    assert text.index("88.00%") < text.index("99.00%")
+    assert "- to 93%: 1.5 ± 0.7 (1 of 3 runs never)\n- x: none (1 of 1 runs never)" in text
+    assert "- ms: 1.5\n- each: a 1,200" in text
+    assert text.endswith("Measured on: X, 2 cores, float32; Python 3.11, numpy 2.4.")
 
 
 def test_the_first_time_at_which_a_share_was_reached():
