@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import measure, publish
-from config import Parser, run
+from config import CaptchaError, Parser, run
 from generate_captcha import available_cores, write_json
 
 RECORD = Path(__file__).with_name("record.json")
@@ -94,17 +95,23 @@ def main(arguments: Sequence[str]) -> int:
     if options.seeds < 1 or not options.seconds > 0:
         parser.error("seeds and seconds must be more than 0")
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
+    status = 0
     for name in options.rows or ([] if options.publish else ROWS):
         begun = time.monotonic()
         print(f"{name}: {ROWS[name].what}", flush=True)
-        values = ROWS[name].measure(options)
+        try:
+            values = ROWS[name].measure(options)
+        except CaptchaError as error:  # the other rows can do without
+            print(f"{name} left out: {error}", file=sys.stderr, flush=True)
+            status = 1
+            continue
         record[name] = {"what": ROWS[name].what, "machine": machine(), "values": values}
         record[name]["minutes"] = round((time.monotonic() - begun) / 60, 1)
         write_json(RECORD, record)
         print("\n".join(publish.lines(name, record[name])), flush=True)
     if options.publish:
         publish.write(record)
-    return 0
+    return status
 
 
 if __name__ == "__main__":

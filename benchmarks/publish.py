@@ -103,8 +103,8 @@ def write(record: dict[str, Any]) -> None:
         raise CaptchaError(f"README.md must hold the lines {BEGIN} and {END}, to write between them")
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
-    readme.write_text(f"{before}{BEGIN}\n{tables(record)}\n{END}{after}", encoding="utf-8")
     draw(record)
+    readme.write_text(f"{before}{BEGIN}\n{tables(record)}\n{END}{after}", encoding="utf-8")
 
 
 def draw(record: dict[str, Any]) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from conftest import PROJECT, TINY
 
+from benchmarks import __main__ as figures
 from benchmarks import measure, publish
 from benchmarks import ours as own
-from benchmarks.__main__ import RECORD, ROWS, main
+from benchmarks.__main__ import RECORD, ROWS, Row, main
 from config import CaptchaError, Config
 from driver import Data
 
@@ -153,6 +154,21 @@ def test_an_unknown_row_is_one_sentence(capsys):
     assert "a row must be one of 50, 100" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["--seeds", "0"])
+
+
+def test_a_row_that_cannot_be_measured_is_left_out_and_the_others_are_kept(tmp_path, monkeypatch, capsys):
+    def fails(options):
+        raise CaptchaError("ddddocr must be installed")
+
+    monkeypatch.setattr(figures, "RECORD", tmp_path / "record.json")
+    monkeypatch.setitem(ROWS, "readers", Row("readers", fails))
+    monkeypatch.setitem(ROWS, "reading", Row("reading", lambda options: {"ms": options.seeds}))
+    assert main(["--seeds", "2", "readers", "reading"]) == 1
+    assert "readers left out: ddddocr must be installed" in capsys.readouterr().err
+    record = json.loads((tmp_path / "record.json").read_text(encoding="utf-8"))
+    assert list(record) == ["reading"]
+    assert record["reading"]["values"] == {"ms": 2}
+    assert record["reading"]["machine"]["cores"] >= 1
 
 
 def test_help_names_every_row():
