@@ -88,6 +88,11 @@ def follow(
             yield Point(clock.seconds, steps, *score_then)
 
 
+def reached(points: Sequence[Sequence[float]], column: int, share: float) -> float | None:
+    """Seconds of training at the first point of a curve that has a share in that column; None if none has."""
+    return next((point[0] for point in points if point[column] >= share), None)
+
+
 def batches(count: int, size: int, seed: int) -> Iterator[np.ndarray]:
     """Indices of one batch after the other for ever, shuffled anew for each epoch; int64 [B]."""
     random = np.random.default_rng(seed)

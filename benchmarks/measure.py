@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import keras_ocr, original, ours, shelf, torch_twin
-from benchmarks.common import Point, classes, score, spelled
+from benchmarks.common import Point, classes, reached, score, spelled
 from config import CaptchaError, Config
 from generate_captcha import Generate, ReadData, _grey, draw, in_parallel
 
@@ -51,7 +51,7 @@ def train_and_read(count: int, seed: int, flags: Sequence[str]) -> dict[str, Any
         answers, _ = command(folder, "predict.py", "test")
     captchas = find(r"Captcha accuracy: .* \((\d+) of (\d+)", printed)
     closing = find(r"(\d+) steps in ([\d:]+), ([\d:]+) of it training; .* of step (\d+)", printed)
-    right, confusions, wrong = read_answers(answers, dict(zip("O", "0", strict=True)))
+    right, confusions, wrong = read_answers(answers, {"O": "0"})
     result = {
         "seed": seed,
         "tested": int(captchas[1]),
@@ -151,7 +151,7 @@ def pace(seeds: Iterable[int]) -> dict[str, Any]:
         train, test = drawn(config, "train", 10000), drawn(config, "test", 10000)
         points = apart(_curve, "ours", train, test, config, moments(60))
         for times, column, share in zip(found.values(), (2, 3), (0.93, 0.99), strict=True):
-            times.append(next((point[0] for point in points if point[column] >= share), None))
+            times.append(reached(points, column, share))
         print(f"  seed {config.seed}: {found}", flush=True)
     return found
 
@@ -191,8 +191,9 @@ def steps() -> dict[str, Any]:
     found: dict[str, list[float]] = {}
     for _ in range(3):
         for name, compiled in (("ours", None), ("PyTorch", False), ("PyTorch, compiled", True)):
-            with contextlib.suppress(CaptchaError):
-                found.setdefault(name, []).extend(apart(_steps, train, config, compiled))
+            with contextlib.suppress(CaptchaError):  # PyTorch is not installed
+                seconds = apart(_steps, train, config, compiled)
+                found.setdefault(name, []).extend(seconds)
     peak, operations = apart(_matmul), apart(_operations, config)
     ms = {name: round(1000 * statistics.median(each), 2) for name, each in found.items()}
     achieved = operations * config.batch_size / (ms["ours"] / 1000) / 1e9
@@ -222,7 +223,7 @@ def _operations(config: Config) -> int:
         network(tf.placeholder(tf.uint8, [1, config.height, config.width]), config)
         total = 0
         for op in graph.get_operations():
-            if op.type in ("Conv2D", "MatMul"):
+            if op.type == "Conv2D":
                 weights = op.inputs[1].shape.as_list()
                 once = 2 * int(np.prod(op.outputs[0].shape.as_list())) * int(np.prod(weights[:-1]))
                 pictures = "conv1" in op.name  # nobody asks for the gradient by the pictures

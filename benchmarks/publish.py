@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common import reached
 from config import CaptchaError
 
 ROOT = Path(__file__).parent.parent
@@ -39,18 +40,16 @@ def in_words(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {in_words(each)}" for name, each in value.items())
     if isinstance(value, list):
-        reached = [each for each in value if each is not None]
-        missed = (
-            f" ({len(value) - len(reached)} of {len(value)} runs never)" if len(reached) < len(value) else ""
-        )
-        return (spread(reached, 1) if reached else "none") + missed
+        known = [each for each in value if each is not None]
+        missed = f" ({len(value) - len(known)} of {len(value)} runs never)" if len(known) < len(value) else ""
+        return (spread(known, 1) if known else "none") + missed
     return f"{value:,}"
 
 
 def first(points: list[list[float]], column: int, share: float) -> str:
     """Seconds of training at the first point of a curve that reached a share."""
-    reached = next((point[0] for point in points if point[column] >= share), None)
-    return "no time here" if reached is None else f"{reached:.1f} s"
+    seconds = reached(points, column, share)
+    return "no time here" if seconds is None else f"{seconds:.1f} s"
 
 
 def cells(row: dict[str, Any]) -> list[str]:
