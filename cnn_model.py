@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow.compat.v1 as tf
 
 from config import Config
@@ -25,7 +26,8 @@ KERNEL = 5
 NEIGHBOURS = 3  # columns of the last map that each answer is read from
 EPSILON = 1e-3  # of the batch normalisation
 AVERAGE = 0.999  # decay of the averaged weights, once training is long enough for it
-NEVER = -1e9  # log-probability of what cannot be; finite, so that differences stay numbers
+LARGEST = 1e32  # weight in the lattice: sums of a million such are still float32
+SMALLEST = 1e-64  # share of it that is still told from 0
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,7 @@ def read(x: Any, config: Config) -> tuple[Any, Any, Any]:
     The confidence is the probability of the symbols among all answers of L symbols.
     """
     logits = network(x, config)
-    log_probs = tf.nn.log_softmax(logits)
-    symbols = decode(log_probs, config.char_num)
-    return logits, symbols, tf.exp(log_probability(log_probs, symbols))
+    return logits, *decode(tf.nn.softmax(logits), config.char_num)
 
 
 def standardize(x: Any) -> Any:
@@ -200,88 +200,78 @@ def ctc_loss(logits: Any, labels: Any) -> Any:
     return tf.nn.ctc_loss(sparse, logits, lengths) / float(length)
 
 
-def best_of_others(scores: Any) -> Any:
-    """For each place of the last axis, the largest score of all other places. [..., K] to [..., K].
+def decode(probabilities: Any, length: int) -> tuple[Any, Any]:
+    """The likeliest symbol of each of exactly `length` places, and how sure the answer is.
 
-    Of equal scores one is the winner, so that the gradient always names a single place.
-    """
-    values, places = tf.math.top_k(scores, 2)
-    first, second = tf.split(values, 2, axis=-1)
-    return tf.where_v2(tf.equal(places[..., :1], tf.range(scores.shape[-1])), second, first)
-
-
-def sum_of_others(scores: Any) -> Any:
-    """For each place of the last axis, the log of the probability of all other places."""
-    largest = tf.reduce_max(scores, axis=-1, keepdims=True)
-    others = 1 - tf.eye(int(scores.shape[-1]))  # summed, not subtracted from the total: nothing cancels
-    return tf.maximum(tf.math.log(tf.tensordot(tf.exp(scores - largest), others, 1)) + largest, NEVER)
-
-
-def log_add(a: Any, b: Any) -> Any:
-    """log(exp(a) + exp(b))."""
-    return tf.maximum(a, b) + tf.math.softplus(-tf.abs(a - b))
-
-
-def lattice(log_probs: Any, length: int, either: Any, others: Any, allowed: Any = 0.0) -> Any:
-    """The score of all ways through the columns that say exactly `length` symbols.
-
-    A way gives each column a symbol or the blank; equal neighbours are one symbol, and blanks
-    are dropped (Graves et al. 2006, section 3.1). A state is (n, k): n symbols said so far, the
-    last column says k. It is reached from itself, or from the others: a symbol is one more
-    said, the blank is not.
+    The usual decoding of CTC may say a symbol too many or too few, though the length is known.
+    Ways are weighed from the left and from the right (the forward and backward variables of Graves
+    et al. 2006, section 4.1, here over all answers of that length); where they meet, they give the
+    probability of each symbol at each place.
 
     Args:
-        log_probs: float32 [T, B, K + 1].
-        either, others: how alternatives combine: maximum and best_of_others for the best way,
-            log_add and sum_of_others for the probability of all.
-        allowed: float32 [B, L + 1, K + 1], added at every column: 0, or NEVER to forbid a state.
+        probabilities: float32 [T, B, K + 1], of each column. What is less than the L-th root of
+            SMALLEST (1e-16 for four symbols) counts as that, so that no product leaves float32.
     Returns:
+        symbols, int32 [B, L]; the probability of these symbols among all answers of L symbols,
         float32 [B].
     """
-    blank = int(log_probs.shape[2]) - 1
-    is_blank = tf.equal(tf.range(blank + 1), blank)
-    start = tf.pad(tf.zeros([1, 1]), [[0, length], [blank, 0]], constant_values=NEVER)  # (0, blank)
-    states = tf.tile(start[None], [tf.shape(log_probs)[1], 1, 1])  # [B, L + 1, K + 1]
-    for column in tf.unstack(tf.expand_dims(log_probs, 2)):  # [B, 1, K + 1]
-        left = others(states)
-        one_more = tf.pad(left[:, :-1], [[0, 0], [1, 0], [0, 0]], constant_values=NEVER)
-        states = either(states, tf.where_v2(is_blank, left, one_more)) + (column + allowed)
-    last = states[:, length]
-    return either(last, others(last))[:, blank]
+    blank = int(probabilities.shape[2]) - 1
+    weights = tf.maximum(probabilities, SMALLEST ** (1 / length))
+    weights = tf.tile(weights[:, :, None], [1, 1, length + 1, 1])  # [T, B, L + 1, K + 1]
+    states, scales = lattice(tf.concat([weights, tf.reverse(weights, [0])], axis=1))
+    (left, right), (left_scale, right_scale) = tf.split(states, 2, axis=1), tf.split(scales, 2, axis=1)
+    every_answer = total(left, left_scale)
+
+    # Symbol n is said at the column where the ways from the left, with n - 1 said, turn to it; from
+    # there on, the ways from the right say L - n + 1.
+    before = tf.concat([tf.zeros_like(left[:1]) + nothing_said(length, blank), left[:-1]], axis=0)
+    turning = tf.linalg.matmul(before[:, :, :-1], tf.constant(1 - np.eye(blank + 1)[:, :-1], tf.float32))
+    from_there = tf.reverse(right, [0, 2])[:, :, :-1, :-1]
+    scale = tf.pad(left_scale[:-1], [[1, 0], [0, 0]]) + tf.reverse(right_scale, [0])
+    meeting = tf.math.log(turning) + tf.math.log(from_there) + scale[:, :, None, None]  # [T, B, L, K]
+    symbols = tf.argmax(tf.reduce_logsumexp(meeting, axis=0), axis=2, output_type=tf.int32)
+
+    # The ways that say the answer: each state has its blank and its own symbol.
+    said = tf.pad(tf.one_hot(symbols, blank + 1), [[0, 0], [1, 0], [0, 0]])
+    this_answer = total(*lattice(weights * (said + tf.one_hot(blank, blank + 1))))
+    return symbols, tf.exp(tf.minimum(this_answer - every_answer, 0.0))
 
 
-def decode(log_probs: Any, length: int) -> Any:
-    """The symbols of the best way through the columns that says exactly `length` of them.
+def lattice(weights: Any) -> tuple[Any, Any]:
+    """The weight of all ways through the columns, by where they stand after each.
 
-    The gradient of the best way's score by the scores of the columns is the way itself: 1 where
-    it passes, 0 elsewhere.
-
-    Args:
-        log_probs: float32 [T, B, K + 1].
-    Returns:
-        int32 [B, L].
-    """
-    blank = int(log_probs.shape[2]) - 1
-    way = tf.gradients(lattice(log_probs, length, tf.maximum, best_of_others), log_probs)[0]
-    said = tf.argmax(way, axis=2, output_type=tf.int32)  # [T, B]
-    before = tf.concat([tf.fill([1, tf.shape(said)[1]], blank), said[:-1]], axis=0)
-    new = tf.cast(tf.not_equal(said, blank) & tf.not_equal(said, before), tf.int32)
-    place = tf.one_hot(tf.cumsum(new) - 1, length, dtype=tf.int32) * new[..., None]  # [T, B, L]
-    return tf.reduce_sum(said[..., None] * place, axis=0)
-
-
-def log_probability(log_probs: Any, symbols: Any) -> Any:
-    """log of the answer's probability among all answers of its length.
+    A way gives each column a symbol or the blank; equal neighbours are one symbol, and blanks
+    are dropped. A state is (n, k): n symbols said so far, the last column says k. It is reached
+    from itself, or from the others: a symbol is one more said, the blank is not.
 
     Args:
-        log_probs: float32 [T, B, K + 1]. symbols: int32 [B, L].
+        weights: float32 [T, B, L + 1, K + 1], of each state at each column; a way weighs their product.
     Returns:
-        float32 [B], at most 0.
+        float32 [T, B, L + 1, K + 1], scaled so that each column's largest is LARGEST;
+        float32 [T, B], the log of what it was divided by.
     """
-    length, blank = int(symbols.shape[1]), int(log_probs.shape[2]) - 1
-    answer = tf.one_hot(symbols, blank + 1) + tf.one_hot(blank, blank + 1)  # [B, L, K + 1]: it and the blank
-    forbidden = NEVER * tf.pad(1 - answer, [[0, 0], [1, 0], [0, 0]])
-    allowed = tf.concat([forbidden, tf.zeros_like(forbidden)], axis=0)  # the answer, then all of its length
-    twice = tf.concat([log_probs, log_probs], axis=1)
-    answer, all_answers = tf.split(lattice(twice, length, log_add, sum_of_others, allowed), 2)
-    return tf.minimum(answer - all_answers, 0.0)
+    _, _, counts, classes = weights.shape
+    others, to_blank = 1 - np.eye(classes), np.eye(classes)[-1]
+    stay, say = np.eye(classes) + others * to_blank, others * (1 - to_blank)  # [from k, to k]
+    moves = tf.constant(np.concatenate([stay, say], axis=1), tf.float32)
+    states = tf.zeros_like(weights[0]) + nothing_said(counts - 1, classes - 1)
+    all_states, scales = [], []
+    for column in tf.unstack(weights):
+        moved = tf.reshape(tf.matmul(tf.reshape(states, [-1, classes]), moves), [-1, counts, 2 * classes])
+        stayed, said = tf.split(moved, 2, axis=2)
+        states = (stayed + tf.pad(said[:, :-1], [[0, 0], [1, 0], [0, 0]])) * column
+        scale = tf.reduce_max(states, axis=[1, 2], keepdims=True) / LARGEST
+        states /= scale
+        all_states.append(states)
+        scales.append(tf.reshape(scale, [-1]))
+    return tf.stack(all_states), tf.cumsum(tf.math.log(tf.stack(scales)))
+
+
+def nothing_said(length: int, blank: int) -> Any:
+    """Where every way begins: the weight LARGEST at state (0, blank); float32 [L + 1, K + 1]."""
+    return tf.constant(LARGEST * np.eye(length + 1, 1) * np.eye(blank + 1)[blank], tf.float32)
+
+
+def total(states: Any, scales: Any) -> Any:
+    """Log of the weight of all ways that say L symbols, float32 [B], from what lattice() returns."""
+    return tf.math.log(tf.reduce_sum(states[-1, :, -1], axis=1)) + scales[-1]

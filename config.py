@@ -79,6 +79,7 @@ class Config:
     shift: float = option(0.06, "share of its width and height by which a training picture moves, at most")
     scale: float = option(0.15, "share by which a training picture is made larger or smaller, at most")
     shear: float = option(0.3, "slant of a training picture, in pixels to the side a row, at most")
+    clutter: float = option(0.5, "share of the training pictures over which an arc and dots are drawn")
     print_per_batch: int = option(20, "steps from one printed line to the next")
     save_per_batch: int = option(20, "steps from one point of TensorBoard's curves to the next")
     patience: int = option(1000, "steps without a better validation result before training stops")
@@ -102,6 +103,7 @@ class Config:
         self._check_share("keep_prob", zero=False, one=True)
         for name in ("shift", "scale", "shear"):
             self._check_share(name, zero=True, one=False)
+        self._check_share("clutter", zero=True, one=True)
         self._check_counts()
         self._check_alphabet()
         self._check_folders()

@@ -37,6 +37,8 @@ from session import (
 
 EVALUATION_BATCH = 250  # pictures read at once: bounds memory
 EVENTS = ".captcha"  # ends the names of the event files that are ours to clear
+PIXELS_PER_DOT = 320  # of the dots that clutter() draws
+DOT = np.array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 0, 1, 2, 1, 2]])  # rows and columns of its pixels
 PLATEAU_STEPS = 500  # every run measured had left the base rate by step 300, most by step 100
 
 
@@ -85,15 +87,16 @@ class Result:
 
 
 def next_batch(data: Data, config: Config, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The batches of one epoch: x uint8 [B, H, W], distorted at random, and y float32 [B, L * K].
+    """The batches of one epoch: x uint8 [B, H, W], changed at random, and y float32 [B, L * K].
 
-    Order and distortion depend on (seed, epoch, batch) alone.
+    Order and changes depend on (seed, epoch, batch) alone.
     """
     order = np.random.default_rng((config.seed, epoch)).permutation(len(data.images))
     for start in range(0, len(order), config.batch_size):
         chosen = order[start : start + config.batch_size]
         random = np.random.default_rng((config.seed, epoch, start))
-        yield distort(data.images[chosen], config, random), data.labels[chosen]
+        images = distort(data.images[chosen], config, random)
+        yield clutter(images, config, random), data.labels[chosen]
 
 
 def ahead(batches: Iterator[Item]) -> Generator[Item, None, None]:
@@ -135,6 +138,33 @@ def distort(images: np.ndarray, config: Config, random: np.random.Generator) -> 
         places += columns.clip(0, width - 1).astype(np.int32)
         picture.reshape(-1).take(places, out=target, mode="clip")
     return distorted
+
+
+def clutter(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
+    """A thin arc and dots drawn over some of the pictures, in a grey near that of their ink.
+
+    Where pictures are few, a network learns the noise that each of them happens to have.
+
+    Args:
+        images: uint8 [B, H, W]; changed in place, and returned.
+    """
+    batch, height, width = images.shape
+    low, mean, high = (of(images, axis=(1, 2)).astype(float) for of in (np.min, np.mean, np.max))
+    ink, ground = np.where(mean - low > high - mean, (low, high), (high, low))
+    grey = (ink + random.uniform(0, 0.2, batch) * (ground - ink)).astype(np.uint8)
+
+    angle = np.pi * (random.uniform(-0.1, 0.1, (batch, 1)) + np.linspace(0, 1, 2 * width))
+    across = random.uniform(0.3, 0.5, (batch, 1))
+    middle, bend = random.uniform(0.2, 0.8, (batch, 1)), random.uniform(-0.3, 0.3, (batch, 1))
+    arc = np.stack([middle + bend * np.sin(angle), 0.5 + across * np.cos(angle)])  # [2, B, points]
+    dots = random.random((2, batch, math.ceil(height * width / PIXELS_PER_DOT), 1))
+    sizes = np.array([height, width]).reshape(2, 1, 1)
+    dots = (dots * sizes[..., None] + DOT[:, None, None]).reshape(2, batch, -1)
+    rows, columns = np.concatenate([arc * sizes, dots], axis=2).clip(0, sizes - 1).astype(np.intp)
+
+    some = np.flatnonzero(random.random(batch) < config.clutter)
+    images[some[:, None], rows[some], columns[some]] = grey[some, None]
+    return images
 
 
 def feed_data(model: Any, x: np.ndarray, y: np.ndarray, keep_prob: float = 1.0) -> dict[Any, Any]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.common import WARM_UP, Data, Point, batches, classes, follow, missing, parts, score
 from config import Config
-from driver import distort  # imports no TensorFlow unless asked to
+from driver import clutter, distort  # imports no TensorFlow unless asked to
 from generate_captcha import available_cores
 from session import has_bfloat16
 
@@ -87,8 +87,8 @@ def log_probabilities(network: Any, images: Any, bfloat16: bool) -> Any:
 def decode(log_probs: np.ndarray, length: int) -> np.ndarray:
     """The symbols of the best way through the columns that says exactly `length` of them.
 
-    As cnn_model.decode: a state is (n, k), n symbols said, the last column says k; it is reached from
-    itself, or from the others: a symbol is one more said, the blank is not.
+    The states are those of cnn_model.lattice. It chooses the likeliest way, where cnn_model.decode
+    adds up all ways: the answers are the same but for pictures of which neither is sure.
 
     Args:
         log_probs: float32 [T, B, K + 1].
@@ -146,7 +146,8 @@ class Training:
         """Train on the next batch."""
         torch = load_torch()
         batch = next(self.batches)
-        x = torch.from_numpy(distort(self.train.images[batch], self.config, self.random))
+        images = distort(self.train.images[batch], self.config, self.random)
+        x = torch.from_numpy(clutter(images, self.config, self.random))
         log_probs = self.forward(self.network, x, self.bfloat16)
         columns, pictures, blank = log_probs.shape[0], len(batch), log_probs.shape[2] - 1
         lengths = [columns] * pictures, [self.config.char_num] * pictures

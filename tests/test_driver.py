@@ -36,7 +36,7 @@ def numbered(count):
 
 
 def test_an_epoch_has_every_picture_once_with_its_label():
-    batches = list(driver.next_batch(numbered(17), TINY, 0))
+    batches = list(driver.next_batch(numbered(17), TINY, 0))  # a clutter of one grey leaves that grey
     assert [len(x) for x, _ in batches] == [7, 7, 3]
     order = np.concatenate([y[:, 0] for _, y in batches])
     assert sorted(order) == list(range(17))
@@ -111,6 +111,33 @@ def test_no_two_pictures_and_no_two_places_change_alike():
 def test_what_comes_free_is_filled_by_the_edge():
     picture = np.full((23, 37), 7, np.uint8)
     assert (distorted(picture, shift=0.3, scale=0.3, shear=0.3) == 7).all()
+
+
+def cluttered(picture, share, count=300):
+    """As many copies of the picture as that share of clutter makes of it, and which pixels it changed."""
+    images = np.repeat(picture[None], count, axis=0)
+    result = driver.clutter(images.copy(), replace(TINY, clutter=share), np.random.default_rng(0))
+    return result, result != images
+
+
+@pytest.mark.parametrize(("ink", "ground"), [(10, 200), (250, 40)])
+def test_clutter_is_drawn_in_a_grey_near_the_ink(ink, ground):
+    picture = np.full((23, 37), ground, np.uint8)
+    picture[8:12, 5:9] = ink
+    images, changed = cluttered(picture, 1)
+    for image, places in zip(images, changed, strict=True):
+        (grey,) = set(image[places])
+        assert abs(int(grey) - ink) <= 0.2 * abs(ground - ink) + 1
+        assert 30 < places.sum() < 23 * 37 / 4
+    assert len({each.tobytes() for each in changed}) == 300
+    assert changed.any(axis=0).mean() > 0.95, "it may be anywhere"
+
+
+def test_clutter_comes_to_the_share_of_pictures_asked_for():
+    picture = np.full((23, 37), 200, np.uint8)
+    picture[8:12, 5:9] = 10
+    assert not cluttered(picture, 0)[1].any()
+    assert 0.2 < cluttered(picture, 0.3)[1].any(axis=(1, 2)).mean() < 0.4
 
 
 def test_batches_made_ahead_are_the_same_in_the_same_order():
