@@ -59,6 +59,7 @@ class Metrics(NamedTuple):
     accuracy: float  # share of symbols right
     right: int  # captchas with all symbols right
     pictures: int  # captchas read
+    likelihood: float  # probability of the whole label
 
     @property
     def captcha_accuracy(self) -> float:
@@ -66,10 +67,12 @@ class Metrics(NamedTuple):
         return self.right / self.pictures
 
     def improves_on(self, best: Metrics | None) -> bool:
-        """Whether more captchas are right or, of as many, more symbols or, of as many, the loss is lower."""
-        if best is None or math.isnan(self.loss):
-            return not math.isnan(self.loss)
-        return (self.right, self.accuracy, -self.loss) > (best.right, best.accuracy, -best.loss)
+        """Whether the labels are likelier.
+
+        The number of captchas right cannot tell apart two networks that read all of a few hundred, and
+        the loss is ruled by the one that cannot be read; their mean probability does not have either fault.
+        """
+        return self.likelihood > (-1.0 if best is None else best.likelihood)  # NaN is never more
 
 
 @dataclass(frozen=True)
@@ -181,9 +184,13 @@ def evaluate(session: Any, model: Any, data: Data) -> Metrics:
         part_loss, part_right = session.run([model.loss, model.right], feed)
         losses.append(part_loss)
         right.append(part_right)
+    loss = np.concatenate(losses).astype(np.float64)  # [N]
     symbols = np.concatenate(right)  # bool [N, L]
-    loss = float(np.concatenate(losses).mean(dtype=np.float64))
-    return Metrics(loss, float(symbols.mean()), int(symbols.all(axis=1).sum()), len(symbols))
+    captchas, length = symbols.all(axis=1), symbols.shape[1]
+    likelihood = np.exp(-length * loss).mean()
+    return Metrics(
+        float(loss.mean()), float(symbols.mean()), int(captchas.sum()), len(symbols), float(likelihood)
+    )
 
 
 # ---------------------------------------------------------------------- what people see
