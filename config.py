@@ -27,9 +27,13 @@ SEPARATORS = r'_./\:*?"<>|'  # end a label, or cannot stand in a file name every
 class CaptchaError(Exception):
     """What stops the program: one sentence on what was wanted, what was found, what to do."""
 
+    status = 1  # of the process that ends with it
+
 
 class ConfigError(CaptchaError):
     """A setting that cannot be used."""
+
+    status = 2
 
 
 def printable(text: str) -> str:
@@ -63,7 +67,9 @@ class Config:
     validation_folder: str = option("validation", "folder of the pictures that choose the best weights")
     test_folder: str = option("test", "folder of the pictures read once, at the end")
     tensorboard_folder: str = option("tensorboard", "folder of the curves")
-    checkpoint_folder: str = option("checkpoints", "folder of the best weights and their settings")
+    checkpoint_folder: str = option(
+        "checkpoints", "folder of the run: the best weights, settings, what to resume from"
+    )
     generate_num: tuple[int, int, int] = option(
         (5000, 500, 500), "pictures to draw for training, validation and test"
     )
@@ -82,6 +88,7 @@ class Config:
     clutter: float = option(0.5, "share of the training pictures over which an arc and dots are drawn")
     print_per_batch: int = option(20, "steps from one printed line to the next")
     save_per_batch: int = option(20, "steps from one point of TensorBoard's curves to the next")
+    checkpoint_per_batch: int = option(100, "steps from one checkpoint to resume from to the next")
     patience: int = option(1000, "steps without a better validation result before training stops")
     seed: int = option(0, "where all random numbers start: pictures, weights, order, dropout")
 
@@ -94,6 +101,7 @@ class Config:
             "batch_size": (1, 10**6),
             "print_per_batch": (1, 10**9),
             "save_per_batch": (1, 10**9),
+            "checkpoint_per_batch": (1, 10**9),
             "patience": (1, 10**9),
             "seed": (0, 2**31 - 1),
         }
@@ -201,12 +209,18 @@ class Config:
 def parse(arguments: Sequence[str], description: str) -> Config:
     """The Config that a command line asks for.
 
-    Every field is a flag, named after it with dashes. A value that is no number where one is
-    wanted is handed on as it is, so that Config alone says what is allowed.
-
     Raises:
         ConfigError: a value that cannot be used.
         SystemExit: `--help` (status 0), or a flag that there is not (2).
+    """
+    return Config(**vars(settings_parser(description).parse_args(arguments)))
+
+
+def settings_parser(description: str) -> Parser:
+    """A parser whose result has those fields of Config that the command line names.
+
+    Every field is a flag, named after it with dashes. A value that is no number where one is
+    wanted is handed on as it is, so that Config alone says what is allowed.
     """
     parser = Parser(description=description)
     for f in fields(Config):
@@ -231,7 +245,7 @@ def parse(arguments: Sequence[str], description: str) -> Config:
             help=f"{f.metadata['help']} (default: {default})",
             **form,
         )
-    return Config(**vars(parser.parse_args(arguments)))
+    return parser
 
 
 def number(kind: type) -> Callable[[str], Any]:
@@ -276,5 +290,5 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
         status = 130
     except (CaptchaError, OSError, MemoryError) as error:
         print(f"{program}: {str(error) or 'not enough memory'}", file=sys.stderr)
-        status = 2 if isinstance(error, ConfigError) else 1
+        status = error.status if isinstance(error, CaptchaError) else 1
     sys.exit(status)

@@ -10,29 +10,36 @@ would each import it again, and `--help` or a wrong flag would wait for it.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
 import os
 import sys
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
 
-from config import CaptchaError, Config, ConfigError, parse, printable, run
+from config import CaptchaError, Config, ConfigError, printable, run, settings_parser
 from generate_captcha import Generate, ReadData
 from session import (
     Checkpoint,
+    Saved,
+    Stop,
+    Stopped,
     alone,
     has_bfloat16,
     keep_earlier,
+    load,
     load_tensorflow,
+    saves,
     session_config,
     tensorflow_reason,
+    tidy,
 )
 
 EVALUATION_BATCH = 250  # pictures read at once: bounds memory
@@ -75,27 +82,64 @@ class Metrics(NamedTuple):
         return self.likelihood > (-1.0 if best is None else best.likelihood)  # NaN is never more
 
 
-@dataclass(frozen=True)
-class Result:
-    """How a training ended."""
+@dataclass
+class Progress:
+    """Where a training is, but for its variables: what it needs to go on as if never interrupted."""
 
-    steps: int
-    best_step: int  # after which the weights kept were saved
-    seconds: float  # of all that
-    training_seconds: float  # of it, without validation and saving
-    test: Metrics
+    pictures: str  # SHA-256 of those trained and validated on
+    step: int = 0  # steps done
+    measured: int = -1  # the step of the last validation
+    best: Metrics | None = None
+    best_step: int = 0  # steps after which the best weights were kept
+    epoch: int = -1  # the last one said to have begun
+    warned: bool = False  # that the loss sits at its base rate
+    finished: bool = False
+    seconds: float = 0.0  # of all that
+    training_seconds: float = 0.0  # of it, without validation and saving
+
+    @staticmethod
+    def of(values: dict[str, Any]) -> Progress:
+        """What dataclasses.asdict() made of one, and JSON of that."""
+        return Progress(**values | {"best": values["best"] and Metrics(*values["best"])})
+
+
+class Clock:
+    """Counts seconds from its birth on, less those spent in `with clock.stopped():`."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._before = seconds
+        self._since: float | None = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds counted so far."""
+        return self._before + (0.0 if self._since is None else time.monotonic() - self._since)
+
+    @contextlib.contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Stand still inside the block."""
+        self._before, self._since = self.seconds, None
+        try:
+            yield
+        finally:
+            self._since = time.monotonic()
 
 
 # ---------------------------------------------------------------------- batches
 
 
-def next_batch(data: Data, config: Config, epoch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def next_batch(
+    data: Data, config: Config, epoch: int, first: int = 0
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The batches of one epoch: x uint8 [B, H, W], changed at random, and y float32 [B, L * K].
 
     Order and changes depend on (seed, epoch, batch) alone.
+
+    Args:
+        first: the batch to begin with.
     """
     order = np.random.default_rng((config.seed, epoch)).permutation(len(data.images))
-    for start in range(0, len(order), config.batch_size):
+    for start in range(first * config.batch_size, len(order), config.batch_size):
         chosen = order[start : start + config.batch_size]
         random = np.random.default_rng((config.seed, epoch, start))
         images = distort(data.images[chosen], config, random)
@@ -263,9 +307,12 @@ class Curves:
 
     The writers write in the session, and not in a thread of their own, so that a full disk is
     noticed at once.
+
+    Args:
+        step: where the curves go on; TensorBoard drops what an interrupted run wrote from there on.
     """
 
-    def __init__(self, folder: str, session: Any) -> None:
+    def __init__(self, folder: str, session: Any, step: int) -> None:
         import tensorflow.compat.v1 as tf
 
         self._tf = tf
@@ -273,6 +320,8 @@ class Curves:
             tf.summary.FileWriter(os.path.join(folder, part), graph, filename_suffix=EVENTS, session=session)
             for part, graph in (("train", session.graph), ("validation", None))
         ]
+        for writer in self._writers:
+            writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)
 
     def write(self, step: int, train: Metrics, validation: Metrics) -> None:
         """A point of each curve."""
@@ -321,48 +370,73 @@ def clear_events(folder: str) -> None:
 # ---------------------------------------------------------------------- the loop
 
 
-def run_model(config: Config, train: Data, validation: Data, test: Data) -> Result:
+def run_model(
+    config: Config, train: Data, validation: Data, test: Data, saved: Saved | None = None
+) -> tuple[Progress, Metrics]:
     """Train, keep the best weights, and read the test set once with them.
 
+    Args:
+        saved: the checkpoint to go on from.
     Raises:
-        CaptchaError: a folder that cannot be used, or no weights worth keeping.
+        CaptchaError: a folder that cannot be used, pictures other than those of the run to go on with,
+            or no weights worth keeping.
+        Stopped: by Ctrl-C or SIGTERM; all is saved.
     """
     tf = load_tensorflow()
     from cnn_model import CNN
 
+    progress = Progress(fingerprint(train, validation))
+    if saved:
+        progress = Progress.of(saved.progress)
+        if progress.pictures != fingerprint(train, validation):
+            raise CaptchaError(
+                f"the pictures must be those that the run in {printable(config.checkpoint_folder)} began "
+                "with, but are others: bring those back, or train anew without --resume"
+            )
     check_curves_folder(config.tensorboard_folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(config.checkpoint_folder, "--checkpoint-folder"))
         stack.enter_context(alone(config.tensorboard_folder, "--tensorboard-folder"))
-        clear_events(config.tensorboard_folder)
-        earlier = keep_earlier(config.checkpoint_folder)
-        if earlier:
-            say(f"The model of the run before is kept in {printable(earlier)}")
+        tidy(config.checkpoint_folder)
+        if not saved:
+            clear_events(config.tensorboard_folder)
+            earlier = keep_earlier(config.checkpoint_folder)
+            if earlier:
+                say(f"The run before is kept in {printable(earlier)}")
         bfloat16 = has_bfloat16()
         say(f"Arithmetic: {'bfloat16' if bfloat16 else 'float32 (this CPU does not multiply bfloat16)'}")
+        stop = stack.enter_context(Stop())
         stack.enter_context(tf.Graph().as_default())
         model = CNN.build(config)
         checkpoint = Checkpoint(config, model.weights)
         initialize = tf.global_variables_initializer()
         session = stack.enter_context(tf.Session(config=session_config(bfloat16)))
         try:
-            with contextlib.closing(Curves(config.tensorboard_folder, session)) as curves:
-                session.run(initialize)
-                begun = time.monotonic()
-                steps, best_step, training = fit(
-                    config, session, model, checkpoint, curves, train, validation
-                )
-                seconds = time.monotonic() - begun
-                checkpoint.restore(session, config.checkpoint_folder)
-                return Result(steps, best_step, seconds, training, evaluate(session, model, test))
+            session.run(initialize)
+            if saved:
+                checkpoint.restore(session, saved.path)
+                say(f"Going on after step {progress.step}")
+            with contextlib.closing(
+                Curves(config.tensorboard_folder, session, progress.measured + 1)
+            ) as curves:
+                fit(config, session, model, checkpoint, curves, train, validation, progress, stop)
+            with stop.at_once():
+                checkpoint.use_best(session)
+                return progress, evaluate(session, model, test)
         except tf.errors.OpError as error:  # a full disk, most likely
             raise CaptchaError(
                 f"training could not go on ({tensorflow_reason(error)}): what was saved before is kept in "
-                f"{printable(config.checkpoint_folder)}"
+                f"{printable(config.checkpoint_folder)}, and --resume goes on from it"
             ) from error
-        except KeyboardInterrupt:
-            say(f"Stopped; the best weights so far are in {printable(config.checkpoint_folder)}")
-            raise
+
+
+def fingerprint(*sets: Data) -> str:
+    """SHA-256 of pictures and labels."""
+    digest = hashlib.sha256()
+    for data in sets:
+        digest.update(data.images.data)
+        digest.update(data.labels.data)
+    return digest.hexdigest()
 
 
 def fit(
@@ -373,96 +447,159 @@ def fit(
     curves: Curves,
     train: Data,
     validation: Data,
-) -> tuple[int, int, float]:
-    """The training loop.
+    progress: Progress,
+    stop: Stop,
+) -> None:
+    """The training loop, from where the progress is, which it carries on, to the end.
 
-    Returns:
-        steps done; the step of the best weights, which are saved; seconds of training alone.
+    Raises:
+        Stopped: by a signal; the run is saved as it is.
+        CaptchaError: the loss was never finite.
     """
-    best: Metrics | None = None
-    step = best_step = 0
-    measuring, begun = 0.0, time.monotonic()
+    p = progress
+    if p.finished:
+        return
+    saved_step = p.step if p.measured >= 0 else -1
+    clock, training = Clock(p.seconds), Clock(p.training_seconds)
 
-    def measure(x: np.ndarray, y: np.ndarray, printed: bool, saved: bool) -> Metrics:
-        nonlocal best, best_step, measuring
-        started = time.monotonic()
-        of_batch, held_out = evaluate(session, model, Data(x, y)), evaluate(session, model, validation)
-        improved = held_out.improves_on(best)
-        if improved:
-            best, best_step = held_out, step
-            checkpoint.save(session, step)
-        if saved:
-            curves.write(step, of_batch, held_out)
-        if printed:
-            say(status_line(step, of_batch, held_out, improved))
-        measuring += time.monotonic() - started
+    def save() -> None:
+        nonlocal saved_step
+        with training.stopped():
+            p.seconds, p.training_seconds = clock.seconds, training.seconds
+            checkpoint.save(session, asdict(p))
+        saved_step = p.step
+
+    def measure(x: np.ndarray, y: np.ndarray, printed: bool, on_curves: bool) -> Metrics:
+        with training.stopped():
+            with stop.at_once():
+                of_batch, held_out = (evaluate(session, model, each) for each in (Data(x, y), validation))
+            improved = held_out.improves_on(p.best)
+            if improved:
+                p.best, p.best_step = held_out, p.step
+                checkpoint.keep_best(session)
+            p.measured = p.step
+            if on_curves:
+                curves.write(p.step, of_batch, held_out)
+            if printed:
+                say(status_line(p.step, of_batch, held_out, improved))
         return held_out
 
-    batches = ((epoch, x, y) for epoch in range(config.Epoch) for x, y in next_batch(train, config, epoch))
-    announced, warned = -1, False
-    with (
-        contextlib.closing(ahead(batches)) as prepared,
-        tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True) as bar,
-    ):
-        for epoch, x, y in prepared:
-            printed, saved = due(step, config.print_per_batch), due(step, config.save_per_batch)
-            if printed and epoch > announced:  # epochs of a few steps go by in silence
-                announced = epoch
-                say(f"Epoch : {epoch + 1}")
-            if printed or saved:
-                held_out = measure(x, y, printed, saved)
-                if step >= PLATEAU_STEPS and not warned and at_base_rate(held_out, config):
-                    say(base_rate_warning(held_out, config))
-                    warned = True
-                if step - best_step >= config.patience:
+    begun, done = clock.seconds, p.step
+    try:
+        with (
+            contextlib.closing(ahead(batches_from(p.step, train, config))) as prepared,
+            tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True) as bar,
+        ):
+            for epoch, x, y in prepared:
+                printed, on_curves = due(p.step, config.print_per_batch), due(p.step, config.save_per_batch)
+                if (printed or on_curves) and p.measured < p.step:
+                    if printed and epoch > p.epoch:  # epochs of a few steps go by in silence
+                        p.epoch = epoch
+                        say(f"Epoch : {epoch + 1}")
+                    held_out = measure(x, y, printed, on_curves)
+                    if p.step >= PLATEAU_STEPS and not p.warned and at_base_rate(held_out, config):
+                        say(base_rate_warning(held_out, config))
+                        p.warned = True
+                if p.measured == p.step and p.step - p.best_step >= config.patience:
                     say(f"No improvement for over {config.patience} steps, auto-stopping....")
                     break
-            feed = feed_data(model, x, y, config.keep_prob)
-            _, loss = session.run([model.train_op, model.training_loss], feed)
-            if not math.isfinite(loss):
-                say(
-                    f"The training loss is not finite at step {step}: training stops, the best weights, of "
-                    f"step {best_step}, are kept. Try a smaller --alpha."
+                if due(p.step, config.checkpoint_per_batch) and p.step != saved_step:
+                    save()
+                stop.check()
+                feed = feed_data(model, x, y, config.keep_prob)
+                _, loss = session.run([model.train_op, model.training_loss], feed)
+                p.step += 1
+                if not math.isfinite(loss):
+                    say(
+                        f"The training loss is not finite at step {p.step}: training stops, the best "
+                        f"weights, of step {p.best_step}, are kept. Try a smaller --alpha."
+                    )
+                    break
+                per_step = (clock.seconds - begun) / (p.step - done)
+                left = (config.patience - (p.step - p.best_step)) * per_step
+                bar.set_description_str(
+                    f"step {p.step}, {len(x) / per_step:.0f} pictures/s, {duration(left)} left unless it "
+                    "improves",
+                    refresh=False,
                 )
-                break
-            step += 1
-            per_step = (time.monotonic() - begun) / step
-            left = (config.patience - (step - best_step)) * per_step
-            bar.set_description_str(
-                f"step {step}, {len(x) / per_step:.0f} pictures/s, {duration(left)} left unless it improves",
-                refresh=False,
-            )
-            bar.update()
-        else:
-            measure(x, y, printed=True, saved=True)
-    if best and at_base_rate(best, config) and not warned:
-        say(base_rate_warning(best, config))
-    if best is None:
+                bar.update()
+            else:
+                (_, x, y), *_ = batches_from(p.step - 1, train, config)
+                measure(x, y, printed=True, on_curves=True)
+    except Stopped:
+        if p.step != saved_step:
+            save()
+        raise
+    if p.best is None:
         raise CaptchaError("no weights are worth keeping, the loss was never finite: try a smaller --alpha")
-    return step, best_step, time.monotonic() - begun - measuring
+    if at_base_rate(p.best, config) and not p.warned:
+        say(base_rate_warning(p.best, config))
+    p.finished = True
+    save()
+
+
+def batches_from(step: int, data: Data, config: Config) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
+    """Epoch and batch of each step from that one on, to the last epoch's end."""
+    first, done = divmod(step, math.ceil(len(data.images) / config.batch_size))
+    for epoch in range(first, config.Epoch):
+        for x, y in next_batch(data, config, epoch, done if epoch == first else 0):
+            yield epoch, x, y
 
 
 def main(arguments: Sequence[str]) -> int:
     """Draw what is missing, load, train, test."""
-    config = parse(arguments, "Train a captcha reader.")
+    parser = settings_parser("Train a captcha reader.")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the run that the checkpoint folder holds"
+    )
+    given = vars(parser.parse_args(arguments))
+    resume = given.pop("resume")
+    config = Config(**given)
     check_curves_folder(config.tensorboard_folder)
+    saved = None
+    if resume and saves(config.checkpoint_folder):
+        load_tensorflow()
+        saved = load(config.checkpoint_folder)
+        config = settings_to_go_on_with(saved.config, config, given)
+    elif resume:
+        say(f"Nothing to resume in {printable(config.checkpoint_folder)}: a new run begins")
     Generate(config).gen_captcha(keep=True)
     reader = ReadData(config)
-    sets = [Data(*reader.load_data(folder)[:2]) for _, folder, _ in config.sets]
-    sizes = [len(data.images) for data in sets]
+    train, validation, test = (Data(*reader.load_data(folder)[:2]) for _, folder, _ in config.sets)
+    sizes = [len(data.images) for data in (train, validation, test)]
     say("Images for train :{}, for validation : {}, for test : {}".format(*sizes))
-    result = run_model(config, *sets)
-    say(test_report(result.test))
-    say(
-        f"{result.steps} steps in {duration(result.seconds)}, {duration(result.training_seconds)} of it "
-        f"training; the best weights, of step {result.best_step}, "
-        f"are in {printable(config.checkpoint_folder)}"
-    )
     folder = config.checkpoint_folder
     elsewhere = "" if folder == Config.checkpoint_folder else f"--checkpoint-folder {folder} "
+    try:
+        progress, result = run_model(config, train, validation, test, saved)
+    except Stopped as stopped:
+        say(f"Stopped; all is saved. Go on: python driver.py {printable(elsewhere)}--resume")
+        return stopped.status
+    say(test_report(result))
+    say(
+        f"{progress.step} steps in {duration(progress.seconds)}, {duration(progress.training_seconds)} of it "
+        f"training; the best weights, of step {progress.best_step}, are in {printable(folder)}"
+    )
     say(f"Read a captcha:   python predict.py {printable(elsewhere)}captcha.png")
     say(f"Watch the curves: tensorboard --logdir {printable(config.tensorboard_folder)}")
     return 0
+
+
+def settings_to_go_on_with(saved: Config, asked: Config, given: Iterable[str]) -> Config:
+    """The settings of a saved run, its folders where this command line names others.
+
+    Raises:
+        ConfigError: another setting is asked for than the run has.
+    """
+    folders = {name: getattr(asked, name) for name in given if name.endswith("_folder")}
+    for name in given:
+        old, new = getattr(saved, name), getattr(asked, name)
+        if name not in folders and old != new:
+            raise ConfigError(
+                f"{name} must be {old!r} to resume the run in {printable(asked.checkpoint_folder)}, not "
+                f"{new!r}: leave it out, or train anew without --resume"
+            )
+    return replace(saved, **folders | {"checkpoint_folder": asked.checkpoint_folder})
 
 
 if __name__ == "__main__":

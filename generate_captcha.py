@@ -35,7 +35,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
 from tqdm import tqdm
 
-from config import CaptchaError, Config, parse, printable, run
+from config import CaptchaError, Config, ConfigError, parse, printable, run
 
 RECORD = "captchas.json"
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
@@ -177,12 +177,12 @@ def _painter(width: int, height: int) -> Painter:
 
 
 def check_drawable(config: Config) -> None:
-    """Raise a CaptchaError for a symbol that the library's font lacks: all such would be one box."""
+    """Raise a ConfigError for a symbol that the library's font lacks: all such would be one box."""
     font = _painter(config.width, config.height).truefonts[-1]
     box = bytes(font.getmask("\uffff"))  # no font has this one
     for symbol in config.alphabet:
         if bytes(font.getmask(symbol)) == box:
-            raise CaptchaError(
+            raise ConfigError(
                 f"characters must be symbols that the captcha library's font has, to be drawn, not {symbol!r}"
                 ": leave it out, or put your own pictures in the folders"
             )
@@ -398,12 +398,19 @@ class ReadData:
         wanted = (self.config.width, self.config.height)
         kind = "damaged"
         try:
-            with warnings.catch_warnings(), Image.open(path, formats=FORMATS) as picture:
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Pillow's opinions on metadata
-                if picture.size != wanted:
-                    raise PictureError("another size", "{}x{} px, not {}x{}".format(*picture.size, *wanted))
-                kind = f"damaged {picture.format}"
-                return _grey(picture)
+                with Image.open(path, formats=FORMATS) as picture:
+                    if picture.size != wanted:
+                        raise PictureError(
+                            "another size", "{}x{} px, not {}x{}".format(*picture.size, *wanted)
+                        )
+                    kind = f"damaged {picture.format}"
+                    if picture.format != "PNG":
+                        return _grey(picture)
+                    picture.verify()  # the checksums, which decoding does not look at
+                with Image.open(path, formats=["PNG"]) as picture:
+                    return _grey(picture)
         except (PictureError, MemoryError):
             raise
         except Image.DecompressionBombError:

@@ -10,13 +10,13 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from config import Config, Parser, printable, run
 from generate_captcha import PictureError, ReadData, visible_names
-from session import Checkpoint, has_bfloat16, load_config, load_tensorflow, session_config
+from session import Saved, has_bfloat16, load, load_tensorflow, session_config
 
 BATCH = 250  # pictures read at once: bounds memory
 
@@ -35,35 +35,35 @@ class Predictor:
         self.folder = folder
 
     @functools.cached_property
+    def _saved(self) -> Saved:
+        load_tensorflow()
+        return load(self.folder)
+
+    @property
     def config(self) -> Config:
         """The settings that the model was trained with."""
-        load_tensorflow()
-        return load_config(self.folder)
+        return self._saved.config
 
     @functools.cached_property
     def _model(self) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """uint8 [B, H, W] to symbols int32 [B, L] and confidences [B]; made at the first picture.
 
-        The weights become constants of the graph: TensorFlow folds the batch normalisation into the
+        The weights are constants of the graph: TensorFlow folds the batch normalisation into the
         kernels and brings them into the processor's order once, not with every call.
         """
         tf = load_tensorflow()
         from cnn_model import read
 
-        session_settings = session_config(has_bfloat16())  # as in training
-        with tf.Graph().as_default() as graph, tf.Session(config=session_settings) as session:
+        def constant(getter: Any, name: str, **others: Any) -> Any:
+            return tf.constant(self._saved.weights[name])
+
+        with tf.Graph().as_default(), tf.variable_scope("", custom_getter=constant):
             x = tf.placeholder(tf.uint8, [None, self.config.height, self.config.width])
             _, symbols, confidence = read(x, self.config)
-            checkpoint = Checkpoint(self.config, {v.op.name: v for v in tf.global_variables()})
-            checkpoint.restore(session, self.folder)
-            outputs = [symbols.op.name, confidence.op.name]
-            frozen = tf.graph_util.convert_variables_to_constants(session, graph.as_graph_def(), outputs)
-        with tf.Graph().as_default():
-            ends = [x.name, symbols.name, confidence.name]
-            x, *results = tf.import_graph_def(frozen, return_elements=ends, name="")
-            model: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = tf.Session(
-                config=session_settings
-            ).make_callable(results, [x])
+            session = tf.Session(config=session_config(has_bfloat16()))  # as in training
+            model: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = session.make_callable(
+                [symbols, confidence], [x]
+            )
             return model
 
     def read(self, images: np.ndarray) -> list[Reading]:

@@ -1,29 +1,36 @@
-"""TensorFlow as this project runs it: imported quietly, on the CPU; weights saved and restored.
+"""TensorFlow as this project runs it: imported quietly, on the CPU; runs saved, restored and stopped.
 
-A checkpoint holds the averaged weights and, beside them in the same files, the settings
-that made them: neither is ever without the other.
+A checkpoint holds a whole run: what training goes on from, the best weights so far, and the
+settings that made them. None is ever without the others.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import re
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from config import CaptchaError, Config, ConfigError, printable
+import numpy as np
+
+from config import CaptchaError, Config, printable
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks: there, nothing keeps two runs apart
     fcntl = None  # type: ignore[assignment]
 
-NAME = "best"  # a checkpoint's files are best-<step>.*
-SETTINGS = "settings"  # the tensor that holds the Config, as JSON
+NAME = "state"  # a checkpoint's files are state-<step>.*
+RECORD = "record"  # the tensor that holds settings and progress, as JSON
+BEST = "best/"  # begins the names of the best weights
+KEPT = 3  # newest checkpoints that stay: where one is damaged, the one before it serves
 
 
 def load_tensorflow() -> Any:
@@ -74,32 +81,148 @@ def tensorflow_reason(error: Any) -> str:
     return str(lines[after[0] if after else 0])
 
 
-class Checkpoint:
-    """The best weights of a run, with their settings; each save replaces the one before.
+class Saved(NamedTuple):
+    """What a checkpoint holds for those who read captchas or go on training."""
 
-    To be made while the graph is built, since saving adds to it.
+    path: str  # that its files' names begin with
+    config: Config
+    progress: dict[str, Any]
+    weights: dict[str, np.ndarray]  # the best ones, by name
+
+
+class Checkpoint:
+    """A whole run on disk: all variables, the best weights, the settings, the progress.
+
+    One save holds all of it, so that no part can be older than another. To be made when the graph is
+    whole but for this.
 
     Args:
-        weights: the variables to save and restore, by name.
+        weights: the variables that a reader needs, by name.
     """
 
     def __init__(self, config: Config, weights: dict[str, Any]) -> None:
         import tensorflow.compat.v1 as tf
 
-        self._path = os.path.join(config.checkpoint_folder, NAME)
-        settings = tf.constant(json.dumps(config.as_dict()), name=SETTINGS)
-        holder = tf.get_variable(SETTINGS, initializer=settings, trainable=False)
-        # The state file that names the newest save is replaced last, and whole: a save that is cut
-        # off leaves the one before it in force.
-        self._saver = tf.train.Saver({**weights, SETTINGS: holder}, max_to_keep=1, save_relative_paths=True)
+        self._config = config
+        best = {
+            name: tf.get_variable(BEST + name, v.shape, initializer=tf.zeros_initializer(), trainable=False)
+            for name, v in weights.items()
+        }
+        self._keep = tf.group(*[tf.assign(best[name], v) for name, v in weights.items()])
+        self._use = tf.group(*[tf.assign(v, best[name]) for name, v in weights.items()])
+        self._text = tf.placeholder(tf.string, [])
+        self._record = tf.assign(tf.get_variable(RECORD, initializer="", trainable=False), self._text)
+        self._saver = tf.train.Saver(max_to_keep=KEPT, save_relative_paths=True)
 
-    def save(self, session: Any, step: int) -> str:
-        """Save the weights; returns the path that the files' names begin with."""
-        return str(self._saver.save(session, self._path, step, write_meta_graph=False))
+    def keep_best(self, session: Any) -> None:
+        """Take the weights of this moment for the best; the next save has them."""
+        session.run(self._keep)
 
-    def restore(self, session: Any, folder: str) -> None:
-        """Bring back the newest save in that folder."""
-        self._saver.restore(session, newest(folder))
+    def use_best(self, session: Any) -> None:
+        """Put the best weights in place of those of this moment."""
+        session.run(self._use)
+
+    def save(self, session: Any, progress: dict[str, Any]) -> None:
+        """Save the run as it is at progress["step"]."""
+        record = {"config": self._config.as_dict(), "progress": progress}
+        session.run(self._record, {self._text: json.dumps(record)})
+        path = os.path.join(self._config.checkpoint_folder, NAME)
+        self._saver.save(session, path, progress["step"], write_meta_graph=False)
+
+    def restore(self, session: Any, path: str) -> None:
+        """Bring back all variables, and go on from those saves that the folder has."""
+        self._saver.restore(session, path)
+        self._saver.recover_last_checkpoints(list(reversed(saves(self._config.checkpoint_folder))))
+
+
+def files(folder: str) -> list[tuple[int, bool, Path]]:
+    """Of each file of a checkpoint in a folder: the step, whether it was written to its end, the path."""
+    name = re.compile(rf"{NAME}-(\d+)\.(?:index|data-\d+-of-\d+)(\.tempstate\d+)?")
+    matches = [(name.fullmatch(path.name), path) for path in Path(folder).glob(f"{NAME}-*")]
+    return [(int(match[1]), match[2] is None, path) for match, path in matches if match]
+
+
+def saves(folder: str) -> list[str]:
+    """The paths that the names of each checkpoint's files begin with, newest first; damaged ones too."""
+    steps = sorted({step for step, whole, _ in files(folder) if whole}, reverse=True)
+    return [os.path.join(folder, f"{NAME}-{step}") for step in steps]
+
+
+def tidy(folder: str) -> None:
+    """Remove what killed runs have left: files that were not written to their end, more than are kept."""
+    steps = sorted({step for step, whole, _ in files(folder) if whole})
+    for step, whole, path in files(folder):
+        if not whole or step not in steps[-KEPT:]:
+            path.unlink()
+
+
+def read_save(path: str) -> Saved:
+    """All of a checkpoint, every tensor compared with its checksum.
+
+    Raises:
+        CaptchaError: it is damaged; says why.
+    """
+    import tensorflow.compat.v1 as tf
+
+    try:
+        reader = tf.train.load_checkpoint(path)
+        tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+        record = json.loads(tensors[RECORD])
+        weights = {name.removeprefix(BEST): v for name, v in tensors.items() if name.startswith(BEST)}
+        return Saved(path, Config(**record["config"]), record["progress"], weights)
+    except Exception as error:  # the reader raises nearly anything on damaged data
+        reason = tensorflow_reason(error) if isinstance(error, tf.errors.OpError) else error
+        raise CaptchaError(f"{printable(path)} is damaged ({reason})") from None
+
+
+def load(folder: str) -> Saved:
+    """The newest checkpoint of a folder that is whole; says which damaged ones it passes over.
+
+    Raises:
+        CaptchaError: there is none.
+    """
+    damaged = []
+    for path in saves(folder):
+        try:
+            saved = read_save(path)
+        except CaptchaError as error:
+            damaged.append(str(error))
+        else:
+            for each in damaged:
+                print(f"{each}: passed over for the one before it", file=sys.stderr)
+            return saved
+    found = f"all that it holds is damaged: {damaged[0]}" if damaged else "holds none"
+    raise CaptchaError(
+        f"{printable(folder)} must hold a trained model, but {found}: train one with `python driver.py`, or "
+        "name the folder of another"
+    )
+
+
+def keep_earlier(folder: str) -> str | None:
+    """Move an earlier run out of the way of a new one; says where it is.
+
+    It goes to `previous`, where it replaces a finished run; one that is not finished, or not whole,
+    is never replaced: then it goes to `previous-2`, and so on.
+    """
+    if not saves(folder):
+        return None
+    places = (Path(folder, f"previous-{n}" if n > 1 else "previous") for n in itertools.count(1))
+    place = next(each for each in places if not each.exists() or is_finished(str(each)))
+    place.mkdir(exist_ok=True)
+    for _, _, path in files(str(place)):
+        path.unlink()
+    for _, _, path in files(folder):
+        path.replace(place / path.name)
+    Path(folder, "checkpoint").unlink(missing_ok=True)
+    return str(place)
+
+
+def is_finished(folder: str) -> bool:
+    """Whether the run saved there came to its end, as far as its newest checkpoint can say."""
+    try:
+        return all(read_save(path).progress["finished"] for path in saves(folder)[:1])
+    except CaptchaError:
+        return False
 
 
 @contextlib.contextmanager
@@ -128,51 +251,48 @@ def alone(folder: str, flag: str) -> Iterator[None]:
         yield
 
 
-def newest(folder: str) -> str:
-    """The path that the files of the newest checkpoint in a folder begin with.
+class Stopped(CaptchaError):  # noqa: N818 - it is no error
+    """Ctrl-C or SIGTERM ended the training."""
 
-    Raises:
-        CaptchaError: there is none.
-    """
-    import tensorflow.compat.v1 as tf
-
-    path = tf.train.latest_checkpoint(folder)
-    if path is None:
-        raise CaptchaError(
-            f"{printable(folder)} must hold a trained model, but holds none: train one with "
-            "`python driver.py`, or name the folder of another"
-        )
-    return str(path)
+    def __init__(self, number: int) -> None:
+        super().__init__("stopped")
+        self.status = 128 + number  # as shells have it
 
 
-def load_config(folder: str) -> Config:
-    """The settings of the newest checkpoint in a folder.
+class Stop:
+    """Lets Ctrl-C and SIGTERM end a training between two steps. A second one ends it at once."""
 
-    Raises:
-        CaptchaError: there is no checkpoint, or it cannot be read.
-    """
-    import tensorflow.compat.v1 as tf
+    def __init__(self) -> None:
+        self._number = 0
+        self._waiting = False
 
-    path = newest(folder)
-    try:
-        return Config(**json.loads(tf.train.load_checkpoint(path).get_tensor(SETTINGS)))
-    except (tf.errors.OpError, ValueError, TypeError, ConfigError) as error:
-        reason = tensorflow_reason(error) if isinstance(error, tf.errors.OpError) else error
-        raise CaptchaError(
-            f"{printable(path)} must be a checkpoint of this program, but cannot be read ({reason}): "
-            "train again"
-        ) from None
+    def __enter__(self) -> Stop:
+        self._before = {n: signal.signal(n, self._heed) for n in (signal.SIGINT, signal.SIGTERM)}
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
-def keep_earlier(folder: str) -> str | None:
-    """Move an earlier run's model to `previous`, where it replaces the one before; says where it is."""
-    state = Path(folder, "checkpoint")
-    if not state.is_file():
-        return None
-    previous = Path(folder, "previous")
-    previous.mkdir(exist_ok=True)
-    for path in previous.glob(f"{NAME}-*"):
-        path.unlink()
-    for path in [*Path(folder).glob(f"{NAME}-*"), state]:
-        path.replace(previous / path.name)
-    return str(previous)
+    def _heed(self, number: int, _: object) -> None:
+        if self._number:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+        self._number = number
+        if self._waiting:
+            raise Stopped(number)
+
+    def check(self) -> None:
+        """Raise Stopped where a signal has come."""
+        if self._number:
+            raise Stopped(self._number)
+
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For what takes long and changes nothing: inside it, a signal raises Stopped when it comes."""
+        self.check()
+        self._waiting = True
+        try:
+            yield
+        finally:
+            self._waiting = False

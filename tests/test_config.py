@@ -1,4 +1,6 @@
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import re
@@ -7,6 +9,8 @@ import sys
 
 import pytest
 from conftest import PROJECT, TINY, assert_refused, flags, script
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from config import Config, ConfigError, parse
 
@@ -145,3 +149,49 @@ def test_no_module_does_anything_when_imported(tmp_path):
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert not os.listdir(tmp_path)
+
+
+# ---------------------------------------------------------------------- anything at all
+
+ANY_NUMBER = st.one_of(
+    st.integers(-(10**30), 10**30),
+    st.floats(),
+    st.sampled_from(
+        ["", "0", "-0", "1e400", "nan", "inf", "0x10", "1_000", "\u0663", " 7", "--", "None", "1e-999"]
+    ),
+)
+ANY_TEXT = st.text(max_size=80)
+
+
+def any_value(field):
+    if isinstance(field.default, tuple):
+        return st.lists(ANY_NUMBER, max_size=5)
+    return (ANY_NUMBER if isinstance(field.default, int | float) else ANY_TEXT).map(lambda value: [value])
+
+
+@settings(max_examples=1000, deadline=None)
+@given(st.data())
+def test_any_settings_are_a_config_or_one_sentence(data):
+    chosen = data.draw(
+        st.lists(st.sampled_from(dataclasses.fields(Config)), min_size=1, max_size=3, unique=True)
+    )
+    words = []
+    for field in chosen:
+        values = [str(value) for value in data.draw(any_value(field))]
+        flag = f"--{field.name.replace('_', '-')}"
+        words += [f"{flag}={values[0]}"] if len(values) == 1 else [flag, *values]
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            config = parse(words, "")
+    except ConfigError as error:
+        said.write(str(error))
+        assert error.status == 2  # noqa: PT017 - or it is a Config
+    except SystemExit as end:
+        assert end.code == 2  # noqa: PT017
+    else:
+        assert Config(**config.as_dict()) == config
+        return
+    assert len(said.getvalue().strip().splitlines()) == 1
+    names = [field.name for field in dataclasses.fields(Config)] + ["unrecognized"]
+    assert any(name in said.getvalue().replace("-", "_") for name in names)

@@ -2,7 +2,6 @@ import contextlib
 import math
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -13,12 +12,13 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import PROJECT, TINY, assert_refused, flags, heed_ctrl_c, script
+from conftest import PROJECT, TINY, assert_refused, flags, script
 
 import driver
 from config import CaptchaError, Config, ConfigError
-from driver import Data, Metrics
+from driver import Data, Metrics, Progress
 from generate_captcha import ReadData
+from session import Stop, load
 
 # ---------------------------------------------------------------------- batches
 
@@ -262,9 +262,18 @@ class Told:
         return np.full(count, self.validation(self.step)), right
 
 
-class Saves(list):
-    def save(self, session, step):
-        self.append(step)
+class Saves:
+    """A checkpoint that notes the steps at which the best weights were kept, and the whole run saved."""
+
+    def __init__(self):
+        self.kept, self.saved = [], []
+
+    def keep_best(self, session):
+        self.kept.append(session.step)
+
+    def save(self, session, progress):
+        assert progress["step"] == session.step
+        self.saved.append(session.step)
 
 
 class Points(list):
@@ -277,9 +286,9 @@ LOOP = SimpleNamespace(**vars(FAKE), train_op="train_op", training_loss="trainin
 
 def fit(session, **settings):
     config = replace(TINY, **settings)
-    saves, points = Saves(), Points()
-    result = driver.fit(config, session, LOOP, saves, points, numbered(14), numbered(3))
-    return result, saves, [step for step, _, _ in points]
+    saves, points, progress = Saves(), Points(), Progress("of these")
+    driver.fit(config, session, LOOP, saves, points, numbered(14), numbered(3), progress, Stop())
+    return progress, saves, [step for step, _, _ in points]
 
 
 def test_the_seconds_of_training_leave_measuring_and_saving_out(monkeypatch):
@@ -291,14 +300,17 @@ def test_the_seconds_of_training_leave_measuring_and_saving_out(monkeypatch):
             now[0] += 1 if fetches == ["train_op", "training_loss"] else 100
             return super().run(fetches, feed)
 
-    (steps, _, seconds), _, _ = fit(Slow(), Epoch=3)
-    assert seconds == steps == 6
+    progress, _, _ = fit(Slow(), Epoch=3)
+    assert progress.training_seconds == progress.step == 6
+    assert progress.seconds > 106
 
 
 def test_training_stops_after_patience_stagnant_steps(capsys):
     session = Told(validation=lambda step: 1 - min(step, 10) / 20)
-    (steps, best, _), saves, _ = fit(session, Epoch=99, patience=15, print_per_batch=5)
-    assert (steps, best, saves) == (25, 10, [0, 5, 10])
+    progress, saves, _ = fit(session, Epoch=99, patience=15, print_per_batch=5, checkpoint_per_batch=7)
+    assert (progress.step, progress.best_step, progress.finished) == (25, 10, True)
+    assert saves.kept == [0, 5, 10]
+    assert saves.saved == [0, 7, 14, 21, 25]
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Epoch : 1"
     assert lines[-1] == "No improvement for over 15 steps, auto-stopping...."
@@ -314,8 +326,9 @@ def test_training_stops_after_patience_stagnant_steps(capsys):
 
 
 def test_training_stops_after_the_last_epoch_and_judges_the_last_weights(capsys):
-    (steps, best, _), saves, points = fit(Told(validation=lambda step: -step), Epoch=3, print_per_batch=4)
-    assert (steps, best, saves) == (6, 6, [0, 4, 6])  # 14 pictures, 7 a step
+    progress, saves, points = fit(Told(validation=lambda step: -step), Epoch=3, print_per_batch=4)
+    assert (progress.step, progress.best_step) == (6, 6)  # 14 pictures, 7 a step
+    assert (saves.kept, saves.saved) == ([0, 4, 6], [0, 6])
     assert points == [0, 6]
     out = capsys.readouterr().out
     assert re.findall(r"Epoch : \d", out) == ["Epoch : 1", "Epoch : 3"]  # at step 0 and 4
@@ -330,9 +343,9 @@ def test_lines_and_points_have_their_own_rhythm(capsys):
 
 def test_a_loss_that_is_not_finite_stops_with_the_best_weights_kept(capsys):
     session = Told(training=lambda step: math.nan if step == 7 else 1.0)
-    (steps, best, _), saves, _ = fit(session, Epoch=99)
-    assert (steps, best, saves) == (7, 0, [0])
-    assert "The training loss is not finite at step 7: training stops" in capsys.readouterr().out
+    progress, saves, _ = fit(session, Epoch=99)
+    assert (progress.step, progress.best_step, saves.kept, saves.saved) == (8, 0, [0], [0, 8])
+    assert "The training loss is not finite at step 8: training stops" in capsys.readouterr().out
 
 
 def test_weights_that_were_never_any_good_are_no_result():
@@ -410,25 +423,21 @@ def test_bfloat16_where_the_cpu_has_it(flags, expected, tmp_path, tf):
 
 
 def test_a_folder_without_a_model_is_named(tmp_path, tf):
-    from session import load_config
-
     with pytest.raises(CaptchaError, match="must hold a trained model, but holds none: train one with"):
-        load_config(str(tmp_path))
+        load(str(tmp_path))
 
 
-def lines_and_weights(config, sets, capsys, tf):
+def lines_and_weights(config, sets, capsys):
     """What a training prints, and the weights it ends with."""
     driver.run_model(config, *sets)
-    path = tf.train.latest_checkpoint(config.checkpoint_folder)
-    reader = tf.train.load_checkpoint(path)
-    weights = {n: reader.get_tensor(n) for n in reader.get_variable_to_shape_map() if n != "settings"}
-    return [line for line in capsys.readouterr().out.splitlines() if line.startswith("Step")], weights
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Step")]
+    return lines, load(config.checkpoint_folder).weights
 
 
-def test_one_seed_gives_one_result_to_the_bit(tiny, sets, capsys, tf):
-    first, first_weights = lines_and_weights(tiny, sets, capsys, tf)
-    again, again_weights = lines_and_weights(tiny, sets, capsys, tf)
-    other, _ = lines_and_weights(replace(tiny, seed=1), sets, capsys, tf)
+def test_one_seed_gives_one_result_to_the_bit(tiny, sets, capsys):
+    first, first_weights = lines_and_weights(tiny, sets, capsys)
+    again, again_weights = lines_and_weights(tiny, sets, capsys)
+    other, _ = lines_and_weights(replace(tiny, seed=1), sets, capsys)
     assert first == again
     assert first != other
     assert first_weights.keys() == again_weights.keys()
@@ -443,10 +452,10 @@ def test_the_test_set_is_read_with_the_best_weights_and_not_the_last(tiny, sets,
     )
     # The third judgement of validation is made to look best, so that later weights are worse.
     monkeypatch.setattr(Metrics, "improves_on", lambda *_: sum(d is sets[1] for d, _ in seen) == 3)
-    result = driver.run_model(replace(tiny, alpha=0.01), sets[0], sets[1], sets[1])
+    progress, result = driver.run_model(replace(tiny, alpha=0.01), sets[0], sets[1], sets[1])
     validations = [metrics for data, metrics in seen if data is sets[1]]
-    assert result.best_step == 10
-    assert result.test == validations[2]
+    assert progress.best_step == 10
+    assert result == validations[2]
     assert validations[2] != validations[-2]
 
 
@@ -574,10 +583,9 @@ def test_a_real_tensorboard_serves_both_curves(trained):
 
 def test_the_checkpoint_brings_its_settings_and_reads_alike(trained, tf, monkeypatch):
     from predict import Predictor
-    from session import load_config
 
     monkeypatch.chdir(trained.folder)
-    assert load_config("checkpoints") == trained.config
+    assert load("checkpoints").config == trained.config
     images, labels, count = ReadData(trained.config).load_data("test")
     readings = Predictor("checkpoints").read(images)
     vec2label = ReadData(trained.config).vec2label
@@ -611,47 +619,26 @@ def test_predict_without_a_model_or_with_a_broken_one_is_one_sentence(trained, t
         if path.is_file():
             data = path.read_bytes()
             (folder / path.name).write_bytes(data[: len(data) // 2] if path.name.endswith("index") else data)
-    assert_refused(script("predict.py", "x.png", cwd=tmp_path), 1, "must be a checkpoint of this program")
+    done = script("predict.py", "x.png", cwd=tmp_path)
+    assert_refused(
+        done, 1, "must hold a trained model, but all that it holds is damaged: checkpoints/state-344 is"
+    )
 
 
 def test_a_second_run_keeps_the_first_ones_model_and_clears_its_curves(trained):
-    files = {p.name for p in (trained.folder / "checkpoints").iterdir() if p.is_file()} - {"lock"}
+    files = {p.name for p in (trained.folder / "checkpoints").iterdir() if p.is_file()} - {
+        "lock",
+        "checkpoint",
+    }
     before = {p for p in (trained.folder / "tensorboard").rglob("*") if p.is_file()}
     done = script("driver.py", *flags(replace(trained.config, Epoch=1, seed=5)), cwd=trained.folder)
     assert done.returncode == 0, done.stderr
-    assert "The model of the run before is kept in checkpoints/previous" in done.stdout
+    assert "The run before is kept in checkpoints/previous" in done.stdout
     assert "train: used as it is, drawn with seed 0 (asked for: 5)" in done.stdout
     assert {p.name for p in (trained.folder / "checkpoints" / "previous").iterdir()} == files
     after = {p for p in (trained.folder / "tensorboard").rglob("*") if p.is_file()}
     assert len({path.name for path in after} - {"lock"}) == 2
     assert {path.name for path in before & after} == {"lock"}
-
-
-def test_ctrl_c_ends_training_with_the_best_weights_kept(trained, tmp_path):
-    for name in ("train", "validation", "test"):
-        (tmp_path / name).symlink_to(trained.folder / name)
-    command = [
-        sys.executable,
-        str(PROJECT / "driver.py"),
-        *flags(replace(trained.config, Epoch=10**6, patience=10**6)),
-    ]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        preexec_fn=heed_ctrl_c,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    for line in process.stdout:
-        if line.startswith("Step    40"):
-            break
-    process.send_signal(signal.SIGINT)
-    out, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors == "driver.py: interrupted\n"
-    assert out.splitlines()[-1] == "Stopped; the best weights so far are in checkpoints"
-    assert script("predict.py", "test", cwd=tmp_path).returncode == 0
 
 
 def test_nothing_is_written_through_a_link(tiny, sets, tmp_path):

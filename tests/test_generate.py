@@ -421,6 +421,78 @@ def test_a_bad_label_says_what_is_wrong(name, tmp_path):
     assert str(caught.value).replace("\\\\", "\\") == BAD_NAMES[name]
 
 
+def pictures(tmp_path, extension):
+    """A picture of that format as bytes, what it shows, and a function that reads others in its place."""
+    path = tmp_path / f"abc.{extension}"
+    draw(TINY, "train", 0)[1].save(path)
+    reader = ReadData(TINY)
+
+    def read(content):
+        path.write_bytes(content)
+        try:
+            return reader.read_picture(path)
+        except PictureError as error:
+            assert str(error).isprintable()  # noqa: PT017 - or it is a picture
+            return None
+
+    return path.read_bytes(), reader.read_picture(path), read
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg"])
+def test_a_picture_cut_off_anywhere_is_refused_or_whole(extension, tmp_path):
+    content, picture, read = pictures(tmp_path, extension)
+    found = [read(content[:length]) for length in range(len(content))]
+    whole = [each for each in found if each is not None]
+    assert all(np.array_equal(each, picture) for each in whole)
+    assert len(whole) < 8, "only what comes after the last row may be missing"
+
+
+@pytest.mark.parametrize("extension", ["png", "jpg"])
+def test_a_thousand_pictures_with_random_bytes_changed(extension, tmp_path):
+    content, picture, read = pictures(tmp_path, extension)
+    random = np.random.default_rng(0)
+    refused = 0
+    for _ in range(1000):
+        changed = np.frombuffer(content, np.uint8).copy()
+        places = random.integers(0, len(content), random.integers(1, 5))
+        changed[places] ^= random.integers(1, 256, len(places), np.uint8)
+        found = read(changed.tobytes())
+        refused += found is None
+        if found is not None and extension == "png":
+            assert np.array_equal(found, picture), "PNG has checksums: nothing may be wrong in silence"
+        assert found is None or (found.shape, found.dtype) == ((23, 37), np.uint8)
+    assert refused > (950 if extension == "png" else 100)
+
+
+def test_names_of_every_kind_are_no_crash(tmp_path, capsys):
+    content, _, _ = pictures(tmp_path / "..", "png")
+    good = [f"{'abcde'[i % 5]}{'abcde'[i // 5 % 5]}{'abcde'[i // 25]}_{i}.png" for i in range(120)]
+    good += [
+        "abc_" + "x" * 247 + ".png",
+        "abc_\u0627\u0644\u0639\u0631\u0628\u064a\u0629.png",
+        "abc_\u6f22\u5b57.png",
+    ]
+    bad = [
+        "ab\ncd.png",
+        "ab\\c.png",
+        "\u0430bc.png",
+        "\U0001f600.png",
+        "\u202eabc.png",
+        "abc\u0301.png",
+        "a c.png",
+    ]
+    for name in good + bad:
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "abd.png").mkdir()
+    (tmp_path / "abe.png").symlink_to("abe.png")
+    os.mkfifo(tmp_path / "aba.png")
+    images, labels, count = ReadData(TINY).load_data(str(tmp_path))
+    assert (len(images), len(labels), count) == (len(good),) * 3
+    told = capsys.readouterr().err
+    assert f"{len(bad) + 3} of {len(good) + len(bad) + 3} files left out" in told
+    assert all(line.isprintable() for line in told.splitlines())
+
+
 def test_a_picture_that_claims_a_huge_size_is_not_decoded(tmp_path, monkeypatch):
     (tmp_path / "abc.png").write_bytes(claiming(5000, 5000))
     monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
