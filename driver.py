@@ -99,8 +99,18 @@ class Progress:
 
     @staticmethod
     def of(values: dict[str, Any]) -> Progress:
-        """What dataclasses.asdict() made of one, and JSON of that."""
-        return Progress(**values | {"best": values["best"] and Metrics(*values["best"])})
+        """From what dataclasses.asdict() made of one, and JSON of that.
+
+        Raises:
+            CaptchaError: another version of this program made it.
+        """
+        try:
+            return Progress(**values | {"best": values["best"] and Metrics(*values["best"])})
+        except (KeyError, TypeError) as error:
+            raise CaptchaError(
+                f"a run must be of this version of the program to be resumed, but is of another ({error}): "
+                "resume it with that, or train anew without --resume"
+            ) from None
 
 
 class Clock:

@@ -228,6 +228,14 @@ def test_a_run_is_resumed_only_with_its_settings_and_pictures(trainer, own, sets
         driver.run_model(own, other, *sets[1:], load("checkpoints"))
 
 
+@pytest.mark.parametrize("values", [{}, {"best": [1, 2]}, {"best": None, "pictures": "", "other": 1}])
+def test_a_run_of_another_version_is_named(values):
+    with pytest.raises(
+        CaptchaError, match="must be of this version of the program to be resumed, but is of another"
+    ):
+        driver.Progress.of(values)
+
+
 def test_an_unfinished_run_is_never_destroyed(own, sets, tf, capsys, monkeypatch):
     check, left = Stop.check, 0
 
