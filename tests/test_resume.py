@@ -56,6 +56,17 @@ def kill_at(seed, steps):  # a random moment of one of the next steps, or of a s
         save(self, *arguments)
     session.Stop.check, session.Checkpoint.save = checked, saved
 
+def fail(left, folder):  # of the calls that touch that folder, the one with that number finds the disk full
+    calls = ("open", "os.mkdir", "os.rename", "os.remove", "os.listdir", "os.scandir")
+    def hook(event, arguments):
+        nonlocal left
+        path = arguments[0] if event in calls else 0
+        if isinstance(path, (str, os.PathLike)) and os.path.abspath(path).startswith(folder):
+            left -= 1
+            if left == 0:
+                raise OSError(28, "No space left on device", str(path))
+    sys.addaudithook(hook)
+
 print("ready", flush=True)
 for line in sys.stdin:
     order = json.loads(line)
@@ -67,6 +78,8 @@ for line in sys.stdin:
         sys.argv = ["driver.py"]
         if "kill" in order:
             kill_at(*order["kill"])
+        if "fail" in order:
+            fail(order["fail"], order["folder"])
         if "limit" in order:
             import resource
             resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], order["limit"]))
@@ -394,9 +407,28 @@ def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(trainer, own,
     assert trainer(tmp_path, *flags(own)).returncode == 0
 
 
-def mounted(folder, size):
-    """Whether a small file system could be mounted there."""
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+def test_an_error_in_any_call_is_no_traceback_and_the_next_run_goes_on(trainer, drawn, tmp_path):
+    places = {f"{name}_folder": name for name in ("train", "validation", "test")}
+    asked = flags(replace(drawn, **places, generate_num=(3, 2, 2), Epoch=1))
+    failures = 0
+    for call in range(1, 80, 7):
+        shutil.rmtree(tmp_path)
+        tmp_path.mkdir()
+        done = trainer(tmp_path, *asked, fail=call)
+        if done.returncode:
+            failures += 1
+            assert done.returncode == 1
+            assert "No space left on device" in done.stderr
+            assert "Traceback" not in done.stderr
+            again = trainer(tmp_path, *asked, "--resume")
+            assert (again.returncode, again.stderr) == (0, ""), call
+            assert "Captcha accuracy" in again.stdout
+    assert failures > 6
+
+
+def mounted(folder, options):
+    """Whether a file system of its own could be mounted there."""
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     return shutil.which("mount") and subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
@@ -406,7 +438,7 @@ def test_a_real_full_disk(full, trainer, own, tmp_path):
     if full == "train":
         asked = replace(asked, **{f"{name}_folder": name for name in ("train", "validation", "test")})
     (tmp_path / full).mkdir()
-    if not mounted(tmp_path / full, "4m" if full == "checkpoints" else "64k"):
+    if not mounted(tmp_path / full, "size=4m" if full == "checkpoints" else "size=64k"):
         pytest.skip("this machine does not let us mount a file system")
     try:
         done = trainer(tmp_path, *flags(asked))
@@ -420,6 +452,19 @@ def test_a_real_full_disk(full, trainer, own, tmp_path):
             assert load(full).progress["step"] > 0
     finally:
         subprocess.run(["umount", str(tmp_path / full)], check=True)
+
+
+@pytest.mark.parametrize("folder", ["checkpoints", "tensorboard", "train"])
+def test_a_folder_that_cannot_be_written_to(folder, trainer, own, tmp_path):
+    places = {f"{name}_folder": name for name in ("train", "validation", "test")}
+    (tmp_path / folder).mkdir()
+    if not mounted(tmp_path / folder, "ro"):
+        pytest.skip("this machine does not let us mount a file system")
+    try:
+        done = trainer(tmp_path, *flags(replace(own, **places if folder == "train" else {})))
+        assert_refused(done, 1, "Read-only file system")
+    finally:
+        subprocess.run(["umount", str(tmp_path / folder)], check=True)
 
 
 # ---------------------------------------------------------------------- any settings
