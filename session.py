@@ -267,7 +267,8 @@ class Stop:
         self._waiting = False
 
     def __enter__(self) -> Stop:
-        self._before = {n: signal.signal(n, self._heed) for n in (signal.SIGINT, signal.SIGTERM)}
+        numbers = [n for n in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(n) is not signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self._heed) for number in numbers}  # nohup stays nohup
         return self
 
     def __exit__(self, *_: object) -> None:

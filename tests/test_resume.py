@@ -291,7 +291,26 @@ def test_a_signal_ends_training_with_all_saved(number, status, trainer, own, tmp
     assert load("checkpoints").progress["step"] > 20
 
 
-def test_the_first_signal_waits_for_the_step_and_the_second_does_not(monkeypatch):
+@pytest.fixture
+def ctrl_c():
+    """SIGINT as Python has it by default, however the tests were started."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_signal_that_is_ignored_stays_ignored(ctrl_c):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Stop() as stop:
+        signal.raise_signal(signal.SIGINT)
+        stop.check()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped):
+            stop.check()
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_the_first_signal_waits_for_the_step_and_the_second_does_not(ctrl_c, monkeypatch):
     ended = []
     monkeypatch.setattr(os, "kill", lambda *each: ended.append(each))
     with Stop() as stop:
