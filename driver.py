@@ -395,14 +395,13 @@ def run_model(
     tf = load_tensorflow()
     from cnn_model import CNN
 
-    progress = Progress(fingerprint(train, validation))
-    if saved:
-        progress = Progress.of(saved.progress)
-        if progress.pictures != fingerprint(train, validation):
-            raise CaptchaError(
-                f"the pictures must be those that the run in {printable(config.checkpoint_folder)} began "
-                "with, but are others: bring those back, or train anew without --resume"
-            )
+    pictures = fingerprint(train, validation)
+    progress = Progress.of(saved.progress) if saved else Progress(pictures)
+    if progress.pictures != pictures:
+        raise CaptchaError(
+            f"the pictures must be those that the run in {printable(config.checkpoint_folder)} began with, "
+            "but are others: bring those back, or train anew without --resume"
+        )
     check_curves_folder(config.tensorboard_folder)
     with contextlib.ExitStack() as stack:
         stack.enter_context(alone(config.checkpoint_folder, "--checkpoint-folder"))

@@ -150,9 +150,9 @@ def saves(folder: str) -> list[str]:
 
 def tidy(folder: str) -> None:
     """Remove what killed runs have left: files that were not written to their end, more than are kept."""
-    steps = sorted({step for step, whole, _ in files(folder) if whole})
+    kept = {os.path.basename(path) for path in saves(folder)[:KEPT]}
     for step, whole, path in files(folder):
-        if not whole or step not in steps[-KEPT:]:
+        if not whole or f"{NAME}-{step}" not in kept:
             path.unlink()
 
 

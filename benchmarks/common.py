@@ -7,14 +7,13 @@ TensorFlow or PyTorch.
 
 from __future__ import annotations
 
-import contextlib
-import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from config import CaptchaError, Config
+from driver import Clock  # imports no TensorFlow unless asked to
 
 READ_AT_ONCE = 250  # pictures: bounds memory
 WARM_UP = 10  # steps before those that are timed
@@ -39,28 +38,6 @@ class Point(NamedTuple):
     step: int  # training steps done
     symbols: float  # share of symbols right
     captchas: float  # share of captchas with all symbols right
-
-
-class Clock:
-    """Counts seconds from its birth on, less those spent in `with clock.stopped():`."""
-
-    def __init__(self) -> None:
-        self._before = 0.0
-        self._since: float | None = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        """Seconds counted so far."""
-        return self._before + (0.0 if self._since is None else time.monotonic() - self._since)
-
-    @contextlib.contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Stand still inside the block."""
-        self._before, self._since = self.seconds, None
-        try:
-            yield
-        finally:
-            self._since = time.monotonic()
 
 
 def follow(

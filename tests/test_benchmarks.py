@@ -11,6 +11,7 @@ import pytest
 from conftest import PROJECT, TINY
 
 import cnn_model
+import driver
 from benchmarks import common, keras_ocr, original, shelf, torch_twin
 from config import CaptchaError, Config
 from driver import Data
@@ -53,14 +54,14 @@ class Time:
 @pytest.fixture
 def fake_time(monkeypatch):
     """Stands still but for `sleep`."""
-    monkeypatch.setattr(common, "time", Time())
-    return common.time
+    monkeypatch.setattr(driver, "time", Time())
+    return driver.time
 
 
 @pytest.fixture
 def ticking(monkeypatch):
     """Goes on a second each time that somebody looks."""
-    monkeypatch.setattr(common, "time", Time(1))
+    monkeypatch.setattr(driver, "time", Time(1))
 
 
 def check_points(points):
@@ -232,11 +233,12 @@ def test_decode_agrees_with_ours_where_that_is_sure(tf):
 TWIN = """
 import dataclasses, itertools, json, sys, types
 import numpy as np
-from benchmarks import common, torch_twin
+import driver
+from benchmarks import torch_twin
 from config import Config
 
 ticks = itertools.count()
-common.time = types.SimpleNamespace(monotonic=lambda: next(ticks))
+driver.time = types.SimpleNamespace(monotonic=lambda: next(ticks))
 config = Config(**json.loads(sys.argv[1]))
 sets = np.load(sys.argv[2])
 train, test = (types.SimpleNamespace(images=sets[n + "_x"], labels=sets[n + "_y"]) for n in ("train", "test"))
