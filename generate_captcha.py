@@ -42,6 +42,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
 SILENT = {RECORD, "Thumbs.db", "desktop.ini"}  # passed over without a word, as hidden files are
 CHUNK = 100  # pictures handed to a process at once
 LOADED_ALONE = 3000  # pictures that one process loads before others have started to help
+LARGEST_FILE = 2**27  # bytes: more than any picture of the largest size takes
 BAD_SHARE = 0.1  # of a folder that may be bad before loading stops
 BAD_NAMED = 10  # bad files named one by one
 
@@ -393,8 +394,11 @@ class ReadData:
             raise PictureError("a link to nothing" if os.path.islink(path) else "no such file")
         if not os.path.isfile(path):
             raise PictureError("not a file")
-        if os.path.getsize(path) == 0:
+        size = os.path.getsize(path)
+        if size == 0:
             raise PictureError("an empty file")
+        if size > LARGEST_FILE:
+            raise PictureError("a huge file", f"{size:,} bytes, not at most {LARGEST_FILE:,}")
         wanted = (self.config.width, self.config.height)
         kind = "damaged"
         try:

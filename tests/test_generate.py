@@ -500,6 +500,79 @@ def test_a_picture_that_claims_a_huge_size_is_not_decoded(tmp_path, monkeypatch)
         ReadData(TINY).read_data(tmp_path / "abc.png")
 
 
+def chunk(kind, data):
+    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+
+def bombs(folder):
+    """Small files, and one that is small on disk, that ask for gigabytes; the paths."""
+    zeros = zlib.compressobj()
+    gigabyte = b"".join(zeros.compress(bytes(2**20)) for _ in range(2**10)) + zeros.flush()
+    head, pixels = b"\x89PNG\r\n\x1a\n" + png()[8:33], chunk(b"IDAT", zlib.compress(bytes(38 * 23)))
+    end = chunk(b"IEND", b"")
+    half = zlib.compress(bytes(2**19))
+    stream = io.BytesIO()
+    Image.fromarray(RAMP).save(stream, "GIF")
+    gif = stream.getvalue()
+    frame = gif.index(b",\0\0\0\0") + 5
+    contents = {
+        "pixels": head + chunk(b"IDAT", gigabyte) + end,
+        "text": head + chunk(b"zTXt", b"a\0\0" + gigabyte) + pixels + end,
+        "texts": head + b"".join(chunk(b"zTXt", b"%d\0\0" % i + half) for i in range(2000)) + pixels + end,
+        "international": head + chunk(b"iTXt", b"a\0\1\0\0\0" + gigabyte) + pixels + end,
+        "profile": head + chunk(b"iCCP", b"a\0\0" + gigabyte) + pixels + end,
+        "later": head + pixels + chunk(b"zTXt", b"a\0\0" + gigabyte) + end,
+        "frame": gif[:frame] + b"\xff" * 4 + gif[frame + 4 :],
+        "claiming": claiming(30000, 30000),
+        "long": head + (2**31 - 1).to_bytes(4, "big") + b"tEXt",
+    }
+    for name, content in contents.items():
+        Path(folder, f"abc_{name}.png").write_bytes(content)
+    os.truncate(Path(folder, "abc_long.png"), 3 * 2**30)  # a hole: takes no room on disk
+    return [str(Path(folder, f"abc_{name}.png")) for name in contents]
+
+
+MEASURED = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+from conftest import TINY
+from generate_captcha import PictureError, ReadData
+
+def megabytes():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+
+def read(path):
+    try:
+        ReadData(TINY).read_picture(path)
+    except PictureError:
+        pass
+
+for path in sys.argv[2:4] * 10:
+    read(path)
+before = megabytes()
+for path in sys.argv[4:]:
+    read(path)
+bombed = megabytes()
+for path in sys.argv[2:4] * 5000:
+    read(path)
+print(bombed - before, megabytes() - bombed)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
+def test_memory_stays_bounded_with_bad_pictures(tmp_path):
+    for kind in ("cut_png", "cut_jpeg"):
+        put(tmp_path / f"abc_{kind}.png", kind)
+    often = [str(tmp_path / f"abc_{kind}.png") for kind in ("cut_png", "cut_jpeg")]
+    tests = str(PROJECT / "tests")
+    command = [sys.executable, "-c", MEASURED, tests, *often, *bombs(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=300)
+    by_bombs, by_ten_thousand = map(int, done.stdout.split())
+    assert by_bombs < 128, "MB; nine files ask for a gigabyte each or more"
+    assert by_ten_thousand < 8
+
+
 @pytest.fixture
 def folder(tmp_path, drawn):
     """A folder of 150 good pictures, drawn."""

@@ -385,6 +385,17 @@ def test_damage_is_noticed_named_and_passed_over(three_saves, tmp_path, capfd, t
     assert noticed > 370, "of 386; what is not read, such as the padding of the index, may change"
 
 
+def test_a_real_loss_that_is_not_finite_leaves_the_best_weights(trainer, own, tmp_path):
+    done = trainer(tmp_path, *flags(replace(own, alpha=1.0, Epoch=99, print_per_batch=1)))
+    assert done.returncode == 0, done.stderr
+    step, best_step = re.search(r"not finite at step (\d+): .* of step (\d+), are kept", done.stdout).groups()
+    saved = load("checkpoints")
+    assert (saved.progress["step"], saved.progress["best_step"]) == (int(step), int(best_step))
+    assert int(best_step) < int(step) < 99 * 22
+    assert all(np.isfinite(each).all() for each in saved.weights.values())
+    assert "Captcha accuracy:" in done.stdout
+
+
 def test_where_all_are_damaged_one_sentence_says_so(three_saves, tmp_path, tf):
     for path in three_saves.glob("state-*"):
         (tmp_path / path.name).write_bytes(path.read_bytes()[:100])
