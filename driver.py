@@ -24,6 +24,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from tqdm import tqdm
 
+from augment import augment
 from config import CaptchaError, Config, ConfigError, printable, run, settings_parser
 from generate_captcha import Generate, ReadData
 from session import (
@@ -44,8 +45,6 @@ from session import (
 
 EVALUATION_BATCH = 250  # pictures read at once: bounds memory
 EVENTS = ".captcha"  # ends the names of the event files that are ours to clear
-PIXELS_PER_DOT = 320  # of the dots that clutter() draws
-DOT = np.array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 0, 1, 2, 1, 2]])  # rows and columns of its pixels
 PLATEAU_STEPS = 500  # every run measured had left the base rate by step 300, most by step 100
 
 
@@ -152,8 +151,7 @@ def next_batch(
     for start in range(first * config.batch_size, len(order), config.batch_size):
         chosen = order[start : start + config.batch_size]
         random = np.random.default_rng((config.seed, epoch, start))
-        images = distort(data.images[chosen], config, random)
-        yield clutter(images, config, random), data.labels[chosen]
+        yield augment(data.images[chosen], config, random), data.labels[chosen]
 
 
 def ahead(batches: Iterator[Item]) -> Generator[Item, None, None]:
@@ -163,65 +161,6 @@ def ahead(batches: Iterator[Item]) -> Generator[Item, None, None]:
         while (batch := coming.result()) is not None:
             coming = thread.submit(next, batches, None)
             yield batch
-
-
-def distort(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
-    """Each picture moved, scaled and slanted at random; the edge fills what comes free.
-
-    A captcha stays the same captcha when it is: one picture serves as many. Half of each change is
-    common to the picture, half varies along it, so that no two symbols change alike.
-
-    Args:
-        images: uint8 [B, H, W].
-    Returns:
-        uint8 [B, H, W], each pixel the nearest of the old ones.
-    """
-    height, width = config.height, config.width
-    y = np.arange(0.5, height, dtype=np.float32)[:, None] - height / 2  # [H, 1], 0 in the middle
-    x = np.arange(0.5, width, dtype=np.float32) - width / 2  # [W]
-    knots = np.linspace(-width / 2, width / 2, config.char_num + 1)
-    common = random.uniform(-0.5, 0.5, (len(images), 5))
-    varying = random.uniform(-0.5, 0.5, (len(images), 4, len(knots)))
-    distorted = np.empty_like(images)
-    for picture, target, every, each in zip(images, distorted, common, varying, strict=True):
-        across, down, taller, slant = (
-            (whole + np.interp(x, knots, part)).astype(np.float32)
-            for whole, part in zip(every, each, strict=False)
-        )
-        rows = y * np.exp(config.scale * taller) + height * (0.5 + config.shift * down)  # [H, W]
-        columns = x * np.exp(np.float32(config.scale * every[4])) + width * (0.5 + config.shift * across)
-        columns = columns + y * (config.shear * slant)
-        places = rows.clip(0, height - 1).astype(np.int32) * width
-        places += columns.clip(0, width - 1).astype(np.int32)
-        picture.reshape(-1).take(places, out=target, mode="clip")
-    return distorted
-
-
-def clutter(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
-    """A thin arc and dots drawn over some of the pictures, in a grey near that of their ink.
-
-    Where pictures are few, a network learns the noise that each of them happens to have.
-
-    Args:
-        images: uint8 [B, H, W]; changed in place, and returned.
-    """
-    batch, height, width = images.shape
-    low, mean, high = (of(images, axis=(1, 2)).astype(float) for of in (np.min, np.mean, np.max))
-    ink, ground = np.where(mean - low > high - mean, (low, high), (high, low))
-    grey = (ink + random.uniform(0, 0.2, batch) * (ground - ink)).astype(np.uint8)
-
-    angle = np.pi * (random.uniform(-0.1, 0.1, (batch, 1)) + np.linspace(0, 1, 2 * width))
-    across = random.uniform(0.3, 0.5, (batch, 1))
-    middle, bend = random.uniform(0.2, 0.8, (batch, 1)), random.uniform(-0.3, 0.3, (batch, 1))
-    arc = np.stack([middle + bend * np.sin(angle), 0.5 + across * np.cos(angle)])  # [2, B, points]
-    dots = random.random((2, batch, math.ceil(height * width / PIXELS_PER_DOT), 1))
-    sizes = np.array([height, width]).reshape(2, 1, 1)
-    dots = (dots * sizes[..., None] + DOT[:, None, None]).reshape(2, batch, -1)
-    rows, columns = np.concatenate([arc * sizes, dots], axis=2).clip(0, sizes - 1).astype(np.intp)
-
-    some = np.flatnonzero(random.random(batch) < config.clutter)
-    images[some[:, None], rows[some], columns[some]] = grey[some, None]
-    return images
 
 
 def feed_data(model: Any, x: np.ndarray, y: np.ndarray, keep_prob: float = 1.0) -> dict[Any, Any]:

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from augment import augment
 from benchmarks.common import WARM_UP, Data, Point, batches, classes, follow, missing, parts, score
 from config import Config
-from driver import clutter, distort  # imports no TensorFlow unless asked to
 from generate_captcha import available_cores
 from session import has_bfloat16
 
@@ -146,8 +146,7 @@ class Training:
         """Train on the next batch."""
         torch = load_torch()
         batch = next(self.batches)
-        images = distort(self.train.images[batch], self.config, self.random)
-        x = torch.from_numpy(clutter(images, self.config, self.random))
+        x = torch.from_numpy(augment(self.train.images[batch], self.config, self.random))
         log_probs = self.forward(self.network, x, self.bfloat16)
         columns, pictures, blank = log_probs.shape[0], len(batch), log_probs.shape[2] - 1
         lengths = [columns] * pictures, [self.config.char_num] * pictures

@@ -245,7 +245,7 @@ train, test = (types.SimpleNamespace(images=sets[n + "_x"], labels=sets[n + "_y"
 points = list(torch_twin.curve(train, test, config, 0, json.loads(sys.argv[3])))
 torch = torch_twin.load_torch()
 read = torch_twin.log_probabilities(torch_twin.build(config), torch.zeros(2, 23, 37), False)
-longer = dataclasses.replace(config, keep_prob=1.0, shift=0.0, scale=0.0, shear=0.0, clutter=0.0)
+longer = dataclasses.replace(config, keep_prob=1.0, shift=0.0, scale=0.0, shear=0.0, overlap=0.0, clutter=0.0)
 training = torch_twin.Training(train, longer, 0, False)
 for _ in range(150):
     training.step()
