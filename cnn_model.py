@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -28,6 +28,16 @@ EPSILON = 1e-3  # of the batch normalisation
 AVERAGE = 0.999  # decay of the averaged weights, once training is long enough for it
 LARGEST = 1e32  # weight in the lattice: sums of a million such are still float32
 SMALLEST = 1e-64  # share of it that is still told from 0
+
+
+class Answers(NamedTuple):
+    """What pictures say. Every probability is one among all texts of L symbols."""
+
+    symbols: Any  # int32 [B, L], the likeliest of each place
+    confidence: Any  # float32 [B], probability of these together
+    each: Any  # float32 [B, L], probability of each
+    runner_up: Any  # int32 [B, L], the same with one exchanged, where the next is nearest
+    runner_up_confidence: Any  # float32 [B]
 
 
 @dataclass(frozen=True)
@@ -44,7 +54,10 @@ class CNN:
     train_op: Any  # does one step
     training_loss: Any  # float32 [], what that step descends
     loss: Any  # float32 [B], nats per symbol: -log p(label) / L
+    answers: Answers
     right: Any  # bool [B, L], symbols read right
+    likelihood: Any  # float32 [B], probability of the label among all texts of L symbols
+    temperature: Any  # variable, float32 []: 1 until the confidences are calibrated
     weights: dict[str, Any]  # what the reading network needs, by name: save and restore this
 
     @staticmethod
@@ -63,6 +76,7 @@ class CNN:
         average = tf.train.ExponentialMovingAverage(decay)
 
         tf.set_random_seed(config.seed)  # of the first weights
+        temperature = tf.get_variable("temperature", [], initializer=tf.ones_initializer(), trainable=False)
         training = Training(keep_prob, tf.stack([tf.constant(config.seed, tf.int64), step]), [])
         with tf.name_scope("training"):
             logits = network(x, config, training)
@@ -80,13 +94,17 @@ class CNN:
             return variable if mean is None else mean
 
         with tf.name_scope("reading"), tf.variable_scope("", reuse=True, custom_getter=averaged):
-            logits, symbols, _ = read(x, config)
+            logits, answers = read(x, config)
             loss = ctc_loss(logits, labels)
+            likelihood = label_probability(tf.nn.softmax(logits), labels)
 
         weights = {v.op.name: average.average(v) for v in trained}
         weights |= {moving.op.name: moving for moving, _ in training.moments}
-        right = tf.equal(symbols, labels)
-        return CNN(x, y, keep_prob, train_op, training_loss, loss, right, weights)
+        weights["temperature"] = temperature
+        right = tf.equal(answers.symbols, labels)
+        return CNN(
+            x, y, keep_prob, train_op, training_loss, loss, answers, right, likelihood, temperature, weights
+        )
 
 
 # ---------------------------------------------------------------------- the network
@@ -110,13 +128,14 @@ def network(x: Any, config: Config, training: Training | None = None) -> Any:
     return columns(dropout(h, training), len(config.alphabet) + 1)
 
 
-def read(x: Any, config: Config) -> tuple[Any, Any, Any]:
-    """Read pictures: uint8 [B, H, W] to scores [T, B, K + 1], symbols int32 [B, L], confidence [B].
+def read(x: Any, config: Config) -> tuple[Any, Answers]:
+    """Read pictures: uint8 [B, H, W] to scores, float32 [T, B, K + 1], and what they say.
 
-    The confidence is the probability of the symbols among all answers of L symbols.
+    The scores are divided by one temperature (Guo et al. 2017), which makes the confidences honest.
     """
-    logits = network(x, config)
-    return logits, *decode(tf.nn.softmax(logits), config.char_num)
+    temperature = tf.get_variable("temperature", [], initializer=tf.ones_initializer(), trainable=False)
+    logits = network(x, config) / temperature
+    return logits, decode(tf.nn.softmax(logits), config.char_num)
 
 
 def standardize(x: Any) -> Any:
@@ -200,7 +219,7 @@ def ctc_loss(logits: Any, labels: Any) -> Any:
     return tf.nn.ctc_loss(sparse, logits, lengths) / float(length)
 
 
-def decode(probabilities: Any, length: int) -> tuple[Any, Any]:
+def decode(probabilities: Any, length: int) -> Answers:
     """The likeliest symbol of each of exactly `length` places, and how sure the answer is.
 
     The usual decoding of CTC may say a symbol too many or too few, though the length is known.
@@ -211,16 +230,11 @@ def decode(probabilities: Any, length: int) -> tuple[Any, Any]:
     Args:
         probabilities: float32 [T, B, K + 1], of each column. What is less than the L-th root of
             SMALLEST (1e-16 for four symbols) counts as that, so that no product leaves float32.
-    Returns:
-        symbols, int32 [B, L]; the probability of these symbols among all answers of L symbols,
-        float32 [B].
     """
     blank = int(probabilities.shape[2]) - 1
-    weights = tf.maximum(probabilities, SMALLEST ** (1 / length))
-    weights = tf.tile(weights[:, :, None], [1, 1, length + 1, 1])  # [T, B, L + 1, K + 1]
+    weights = state_weights(probabilities, length)
     states, scales = lattice(tf.concat([weights, tf.reverse(weights, [0])], axis=1))
     (left, right), (left_scale, right_scale) = tf.split(states, 2, axis=1), tf.split(scales, 2, axis=1)
-    every_answer = total(left, left_scale)
 
     # Symbol n is said at the column where the ways from the left, with n - 1 said, turn to it; from
     # there on, the ways from the right say L - n + 1.
@@ -229,12 +243,40 @@ def decode(probabilities: Any, length: int) -> tuple[Any, Any]:
     from_there = tf.reverse(right, [0, 2])[:, :, :-1, :-1]
     scale = tf.pad(left_scale[:-1], [[1, 0], [0, 0]]) + tf.reverse(right_scale, [0])
     meeting = tf.math.log(turning) + tf.math.log(from_there) + scale[:, :, None, None]  # [T, B, L, K]
-    symbols = tf.argmax(tf.reduce_logsumexp(meeting, axis=0), axis=2, output_type=tf.int32)
+    shares, ranked = tf.math.top_k(tf.nn.softmax(tf.reduce_logsumexp(meeting, axis=0)), 2)  # [B, L, 2]
 
-    # The ways that say the answer: each state has its blank and its own symbol.
+    symbols, others = ranked[:, :, 0], ranked[:, :, 1]
+    exchanged = tf.one_hot(tf.argmax(shares[:, :, 1] / shares[:, :, 0], axis=1), length, True, False)
+    runner_up = tf.where(exchanged, others, symbols)
+    every = total(left, left_scale)
+    confidence, next_best = (probability(each, weights, every) for each in (symbols, runner_up))
+    return Answers(symbols, confidence, shares[:, :, 0], runner_up, next_best)
+
+
+def label_probability(probabilities: Any, labels: Any) -> Any:
+    """The probability of labels, int32 [B, L], among all texts of L symbols: float32 [B].
+
+    Args:
+        probabilities: float32 [T, B, K + 1], of each column.
+    """
+    weights = state_weights(probabilities, int(labels.shape[1]))
+    return probability(labels, weights, total(*lattice(weights)))
+
+
+def probability(symbols: Any, weights: Any, every: Any) -> Any:
+    """The share of the ways that say these symbols, int32 [B, L], in those of `every`, log [B]: float32 [B]."""
+    blank = int(weights.shape[3]) - 1
     said = tf.pad(tf.one_hot(symbols, blank + 1), [[0, 0], [1, 0], [0, 0]])
-    this_answer = total(*lattice(weights * (said + tf.one_hot(blank, blank + 1))))
-    return symbols, tf.exp(tf.minimum(this_answer - every_answer, 0.0))
+    these = total(
+        *lattice(weights * (said + tf.one_hot(blank, blank + 1)))
+    )  # a state's blank and its own symbol
+    return tf.exp(tf.minimum(these - every, 0.0))
+
+
+def state_weights(probabilities: Any, length: int) -> Any:
+    """What the lattice weighs each state with at each column: float32 [T, B, L + 1, K + 1]."""
+    weights = tf.maximum(probabilities, SMALLEST ** (1 / length))
+    return tf.tile(weights[:, :, None], [1, 1, length + 1, 1])
 
 
 def lattice(weights: Any) -> tuple[Any, Any]:

@@ -59,10 +59,10 @@ class Predictor:
 
         with tf.Graph().as_default(), tf.variable_scope("", custom_getter=constant):
             x = tf.placeholder(tf.uint8, [None, self.config.height, self.config.width])
-            _, symbols, confidence = read(x, self.config)
+            _, answers = read(x, self.config)
             session = tf.Session(config=session_config(has_bfloat16()))  # as in training
             model: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = session.make_callable(
-                [symbols, confidence], [x]
+                [answers.symbols, answers.confidence], [x]
             )
             return model
 

@@ -41,15 +41,35 @@ def test_decoding_and_confidence_are_those_of_listing_every_way(columns, symbols
     from cnn_model import decode
 
     shares = random_shares(columns, symbols)
-    answers, confidences = run(tf, lambda each: decode(each, length), shares)
-    assert answers.shape == (6, length)
-    for picture, (answer, confidence) in enumerate(zip(answers, confidences, strict=True)):
+    found = run(tf, lambda each: decode(each, length), shares)
+    assert found.symbols.shape == (6, length)
+    for picture, (answer, confidence, each, other, other_confidence) in enumerate(zip(*found, strict=True)):
         totals = every_answer(shares[:, picture], length)
         places = np.zeros([length, symbols])
         for said, weight in totals.items():
             places[np.arange(length), said] += weight
         assert answer.tolist() == places.argmax(axis=1).tolist()
-        assert confidence == pytest.approx(totals[tuple(answer)] / sum(totals.values()), rel=1e-4)
+        every = sum(totals.values())
+        assert confidence == pytest.approx(totals[tuple(answer)] / every, rel=1e-4)
+        assert each == pytest.approx(places.max(axis=1) / every, rel=1e-4)
+        ranked = np.sort(places, axis=1)
+        (place,) = np.flatnonzero(answer != other)
+        assert place == (ranked[:, -2] / ranked[:, -1]).argmax()
+        assert places[place, other[place]] == ranked[place, -2]
+        assert other_confidence == pytest.approx(totals.get(tuple(other), 0) / every, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize(("columns", "symbols", "length"), LATTICES)
+def test_the_probability_of_a_label_is_that_of_listing_every_way(columns, symbols, length, tf):
+    from cnn_model import label_probability
+
+    shares = random_shares(columns, symbols)
+    every = sorted(every_answer(shares[:, 0], length))
+    labels = np.array([every[i % len(every)] for i in range(6)], np.int32)
+    found = run(tf, lambda each: label_probability(each, tf.constant(labels)), shares)
+    for picture, share in enumerate(found):
+        totals = every_answer(shares[:, picture], length)
+        assert share == pytest.approx(totals[tuple(labels[picture])] / sum(totals.values()), rel=1e-4)
 
 
 @pytest.mark.parametrize(("columns", "symbols", "length"), LATTICES)
@@ -73,7 +93,7 @@ def test_columns_that_say_too_little_or_too_much_still_give_an_answer(tf):
 
     shares = [np.full((20, 11), 1 / 11, np.float32), sure([10] * 20), sure([7] * 20), sure(range(10))]
     shares = np.stack([np.resize(each, (20, 11)) for each in shares], axis=1)
-    answers, confidences = run(tf, lambda each: decode(each, 4), shares)
+    answers, confidences, *_ = run(tf, lambda each: decode(each, 4), shares)
     assert ((answers >= 0) & (answers < 10)).all()
     assert ((confidences >= 0) & (confidences < 0.1)).all()
 
@@ -85,7 +105,7 @@ def test_symbols_of_which_one_can_hardly_be_seen_are_told_apart(tf):
     for column, symbol in ((1, 2), (3, 2), (7, 0)):
         shares[column, 0] = np.eye(4)[symbol]
     shares[5, 0] = 1e-12, 3e-12, 0, 1
-    (answer,), (confidence,) = run(tf, lambda each: decode(each, 4), shares)
+    (answer,), (confidence,), *_ = run(tf, lambda each: decode(each, 4), shares)
     assert answer.tolist() == [2, 2, 1, 0]
     assert confidence == pytest.approx(0.75, rel=1e-3)
 
@@ -184,7 +204,8 @@ def test_reading_uses_averages_of_weights_and_moments(started, tf):
         now = session.run(raw)
         averages = {name: decay * averages[name] + (1 - decay) * now[name] for name in raw}
     saved = session.run(model.weights)
-    assert set(saved) == set(raw) | {f"conv{i}/{m}" for i in (1, 2, 3) for m in ("mean", "variance")}
+    moments = {f"conv{i}/{m}" for i in (1, 2, 3) for m in ("mean", "variance")}
+    assert set(saved) == set(raw) | moments | {"temperature"}
     for name, average in averages.items():
         np.testing.assert_allclose(saved[name], average, rtol=1e-3, atol=1e-5)
     assert np.abs(saved["conv1/mean"]).max() > 0
