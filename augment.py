@@ -12,7 +12,6 @@ import numpy as np
 
 from config import Config
 
-CLOSER = 0.3  # of a symbol's share of the width, by which overlap() brings two symbols together at most
 PIXELS_PER_DOT = 320  # of the dots that clutter() draws
 DOT = np.array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 0, 1, 2, 1, 2]])  # rows and columns of its pixels
 
@@ -29,11 +28,11 @@ def augment(images: np.ndarray, config: Config, random: np.random.Generator) -> 
 
 
 def overlap(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
-    """Some of the pictures cut in two between two symbols, and the parts pushed over each other.
+    """The symbols of each picture pushed towards each other, some of them over each other.
 
     Symbols drawn over each other are what a trained network still reads wrong: few pictures have
-    them, and moving whole pictures makes no more. The cut is where there is least ink near where
-    one symbol should end.
+    them, and moving whole pictures makes no more. A picture is cut where there is least ink near the
+    place where one symbol should end and the next begin.
 
     Args:
         images: uint8 [B, H, W]; left as they are.
@@ -41,24 +40,26 @@ def overlap(images: np.ndarray, config: Config, random: np.random.Generator) -> 
         uint8 [B, H, W].
     """
     batch, height, width = images.shape
+    symbol, gaps = width / config.char_num, config.char_num - 1
+    closer = random.integers(0, round(config.overlap * symbol), (batch, gaps), endpoint=True)  # pixels
+    start = random.integers(0, closer.sum(axis=1), endpoint=True)
+    places = start[:, None] - np.pad(closer.cumsum(axis=1), [[0, 0], [1, 0]])  # of each part, [B, L]
     ink, ground = ink_and_ground(images)
-    overlapped: np.ndarray = images.copy()
-    if config.char_num == 1:
-        return overlapped
-    symbol = width / config.char_num
-    for i in np.flatnonzero(random.random(batch) < config.overlap):
-        middle = random.integers(1, config.char_num) * symbol
-        near = slice(int(middle - symbol / 2), int(middle + symbol / 2))
-        drawn = np.abs(images[i, :, near] - ground[i]).sum(axis=0)
-        cut = near.start + int(drawn.argmin())
-        closer = random.integers(1, max(2, round(CLOSER * symbol) + 1))
-        right = random.integers(0, closer + 1)  # of which the left part moves so far to the right
-        left = closer - right
-        parts = np.full((2, height, width), ground[i], np.uint8)
-        parts[0, :, right : cut + right] = images[i, :, :cut]
-        parts[1, :, cut - left : width - left] = images[i, :, cut:]
-        overlapped[i] = parts.min(axis=0) if ink[i] < ground[i] else parts.max(axis=0)
-    return overlapped
+    drawn = np.abs(images - ground[:, None, None]).sum(axis=1)  # [B, W]
+    middles = symbol * np.arange(1, config.char_num)
+    pushed = np.empty_like(images)
+    for i, picture in enumerate(images):
+        cuts = [0, width]
+        for first, last in zip(
+            (middles - symbol / 2).astype(int), (middles + symbol / 2).astype(int), strict=True
+        ):
+            cuts.insert(-1, first + drawn[i, first:last].argmin())
+        parts = np.full((config.char_num, height, 3 * width), ground[i], np.uint8)
+        for part, place, begin, end in zip(parts, places[i] + width, cuts, cuts[1:], strict=False):
+            part[:, begin + place : end + place] = picture[:, begin:end]
+        together = parts[:, :, width : 2 * width]
+        pushed[i] = together.min(axis=0) if ink[i] < ground[i] else together.max(axis=0)
+    return pushed
 
 
 def distort(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:

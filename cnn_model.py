@@ -264,7 +264,7 @@ def label_probability(probabilities: Any, labels: Any) -> Any:
 
 
 def probability(symbols: Any, weights: Any, every: Any) -> Any:
-    """The share of the ways that say these symbols, int32 [B, L], in those of `every`, log [B]: float32 [B]."""
+    """The share of the ways that say these symbols, int32 [B, L], in those of log weight `every`, [B]."""
     blank = int(weights.shape[3]) - 1
     said = tf.pad(tf.one_hot(symbols, blank + 1), [[0, 0], [1, 0], [0, 0]])
     these = total(

@@ -27,6 +27,7 @@ from tqdm import tqdm
 from augment import augment
 from config import CaptchaError, Config, ConfigError, printable, run, settings_parser
 from generate_captcha import Generate, ReadData
+from judge import accuracy_line
 from session import (
     Checkpoint,
     Saved,
@@ -216,22 +217,11 @@ def status_line(step: int, train: Metrics, validation: Metrics, improved: bool) 
     )
 
 
-def wilson(right: int, count: int) -> tuple[float, float]:
-    """The 95% interval of a share of which `right` of `count` were seen (Wilson 1927)."""
-    z = 1.959963984540054
-    share, weight = right / count, 1 + z * z / count
-    centre = (share + z * z / (2 * count)) / weight
-    half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / weight
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
 def test_report(test: Metrics) -> str:
     """The classic line, and the whole captchas read right with their 95% interval."""
-    low, high = wilson(test.right, test.pictures)
     return (
         f"Test accuracy: {test.accuracy:>7.2%}, loss: {test.loss:>5.2f}\n"
-        f"Captcha accuracy: {test.captcha_accuracy:>7.2%} ({test.right} of {test.pictures}, "
-        f"95% interval {100 * low:.2f} to {100 * high:.2f})"
+        f"{accuracy_line('Captcha', test.right, test.pictures)}"
     )
 
 

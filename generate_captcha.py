@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import os
 import random
@@ -28,7 +29,7 @@ from concurrent.futures.process import BrokenProcessPool
 from importlib.metadata import version
 from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeAlias, TypeVar
 
 import captcha.image
 import numpy as np
@@ -48,6 +49,7 @@ BAD_NAMED = 10  # bad files named one by one
 
 library: Any = captcha.image  # takes its random numbers from library.secrets
 
+Picture: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -358,6 +360,7 @@ class ReadData:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.size = (config.width, config.height)
 
     def read_data(self, path: str | os.PathLike[str]) -> tuple[np.ndarray, str]:
         """One picture, uint8 [H, W], grey, and its label, from the name of the file.
@@ -382,49 +385,51 @@ class ReadData:
                 )
         return label
 
-    def read_picture(self, path: str | os.PathLike[str]) -> np.ndarray:
+    def read_picture(self, picture: Picture) -> np.ndarray:
         """One picture, uint8 [H, W], grey; what is transparent becomes white.
 
         The size is compared before anything is decoded, so that a small file that claims a
         huge picture costs nothing.
+
+        Args:
+            picture: a path, the bytes of a file, a PIL picture, or an array, uint8 [H, W] grey,
+                [H, W, 3] RGB or [H, W, 4] RGBA.
+        Raises:
+            PictureError: no picture, damaged, or of another size.
         """
-        if os.path.isdir(path):
-            raise PictureError("a folder")
-        if not os.path.exists(path):
-            raise PictureError("a link to nothing" if os.path.islink(path) else "no such file")
-        if not os.path.isfile(path):
-            raise PictureError("not a file")
-        size = os.path.getsize(path)
-        if size == 0:
-            raise PictureError("an empty file")
-        if size > LARGEST_FILE:
-            raise PictureError("a huge file", f"{size:,} bytes, not at most {LARGEST_FILE:,}")
-        wanted = (self.config.width, self.config.height)
         kind = "damaged"
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Pillow's opinions on metadata
-                with Image.open(path, formats=FORMATS) as picture:
-                    if picture.size != wanted:
-                        raise PictureError(
-                            "another size", "{}x{} px, not {}x{}".format(*picture.size, *wanted)
-                        )
-                    kind = f"damaged {picture.format}"
-                    if picture.format != "PNG":
-                        return _grey(picture)
-                    picture.verify()  # the checksums, which decoding does not look at
-                with Image.open(path, formats=["PNG"]) as picture:
-                    return _grey(picture)
+                if isinstance(picture, np.ndarray):
+                    picture = _from_array(picture)
+                if isinstance(picture, Image.Image):
+                    return self._grey(picture)
+                with io.BytesIO(picture) if isinstance(picture, bytes) else _opened(picture) as stream:
+                    with Image.open(stream, formats=FORMATS) as opened:
+                        kind = f"damaged {opened.format}"
+                        if opened.format != "PNG" or opened.size != self.size:
+                            return self._grey(opened)
+                        opened.verify()  # the checksums, which decoding does not look at
+                    stream.seek(0)
+                    with Image.open(stream, formats=["PNG"]) as opened:
+                        return self._grey(opened)
         except (PictureError, MemoryError):
             raise
         except Image.DecompressionBombError:
-            raise PictureError("a huge size", "far more pixels than {}x{}".format(*wanted)) from None
+            raise PictureError("a huge size", "far more pixels than {}x{}".format(*self.size)) from None
         except UnidentifiedImageError:
             raise PictureError("not a picture", f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
         except PermissionError:
             raise PictureError("not readable", "permission denied") from None
         except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
             raise PictureError(kind, printable(str(error))) from error
+
+    def _grey(self, picture: Image.Image) -> np.ndarray:
+        """A picture of any of Pillow's modes and of the right size as uint8 [H, W]."""
+        if picture.size != self.size:
+            raise PictureError("another size", "{}x{} px, not {}x{}".format(*picture.size, *self.size))
+        return grey(picture)
 
     def label2vec(self, label: str) -> np.ndarray:
         """The one-hot vector of a label, float32 [L * K]: '1327' has ones at 1, 13, 22 and 37."""
@@ -444,13 +449,25 @@ class ReadData:
         return "".join(self.config.alphabet[i] for i in best)
 
     def load_data(self, folder: str) -> tuple[np.ndarray, np.ndarray, int]:
-        """All pictures of a folder, in the order of their names.
+        """All pictures of a folder, in the order of their names, as load_named() finds them.
+
+        Returns:
+            images, uint8 [N, H, W]; label vectors, float32 [N, L * K]; N.
+
+        Raises:
+            CaptchaError: as load_named() does.
+        """
+        images, labels, _ = self.load_named(folder)
+        return images, np.stack([self.label2vec(label) for label in labels]), len(labels)
+
+    def load_named(self, folder: str) -> tuple[np.ndarray, list[str], list[str]]:
+        """All pictures of a folder, in the order of their names, with labels and names.
 
         Bad files are left out; on standard error ten are named, one of each kind first, and the rest
         counted.
 
         Returns:
-            images, uint8 [N, H, W]; label vectors, float32 [N, L * K]; N.
+            images, uint8 [N, H, W]; N labels; the names of the N files.
 
         Raises:
             CaptchaError: no such folder, no pictures, more than a tenth of them bad, or a set
@@ -480,8 +497,8 @@ class ReadData:
                 f"{shown} must hold pictures with their labels in their names, such as {example}_000042.png, "
                 "but holds none that can be used: put some there, or delete the folder to have captchas drawn"
             )
-        vectors = np.stack([self.label2vec(label) for label in labels])
-        return np.concatenate(images), vectors, len(labels)
+        left_out = {name for name, _, _ in bad}
+        return np.concatenate(images), labels, [name for name in names if name not in left_out]
 
     @staticmethod
     def _report(shown: str, bad: list[tuple[str, str, str]], total: int) -> None:
@@ -521,7 +538,36 @@ def _load_files(
     return np.asarray(images, np.uint8).reshape(shape), labels, bad
 
 
-def _grey(picture: Image.Image) -> np.ndarray:
+def _opened(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file open for reading.
+
+    Raises:
+        PictureError: it is none, or none that can be a picture.
+    """
+    if os.path.isdir(path):
+        raise PictureError("a folder")
+    if not os.path.exists(path):
+        raise PictureError("a link to nothing" if os.path.islink(path) else "no such file")
+    if not os.path.isfile(path):
+        raise PictureError("not a file")
+    size = os.path.getsize(path)
+    if size == 0:
+        raise PictureError("an empty file")
+    if size > LARGEST_FILE:
+        raise PictureError("a huge file", f"{size:,} bytes, not at most {LARGEST_FILE:,}")
+    return open(path, "rb")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)):
+        raise PictureError(
+            "not a picture",
+            f"an array must be uint8 [H, W], [H, W, 3] or [H, W, 4], not {array.dtype} {list(array.shape)}",
+        )
+    return Image.fromarray(array)
+
+
+def grey(picture: Image.Image) -> np.ndarray:
     """Any of Pillow's modes as uint8 [H, W]."""
     if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits: convert("L") would cut them off at 255
         return np.clip(np.asarray(picture, np.float64) / 257 + 0.5, 0, 255).astype(np.uint8)

@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks import keras_ocr, original, ours, shelf, torch_twin
 from benchmarks.common import Point, classes, reached, score, spelled
 from config import CaptchaError, Config
-from generate_captcha import Generate, ReadData, _grey, draw, in_parallel
+from generate_captcha import Generate, ReadData, draw, grey, in_parallel
 
 ROOT = Path(__file__).parent.parent
 TRAINERS = {"ours": ours, "ours in PyTorch": torch_twin, "Keras' OCR": keras_ocr, "the original": original}
@@ -135,7 +135,7 @@ def drawn(config: Config, name: str, count: int) -> Any:
 def _drawn(config: Config, name: str, indices: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     labelled = [draw(config, name, index) for index in indices]
     vector = ReadData(config).label2vec
-    return np.stack([_grey(p) for _, p in labelled]), np.stack([vector(label) for label, _ in labelled])
+    return np.stack([grey(p) for _, p in labelled]), np.stack([vector(label) for label, _ in labelled])
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -278,9 +278,9 @@ def _reading(checkpoints: str) -> dict[str, Any]:
     from predict import Predictor
 
     config, predictor = Config(), Predictor(checkpoints)
-    images = np.stack([_grey(draw(config, "test", index)[1]) for index in range(1000)])
-    predictor.read(images)
-    many = min(timed(lambda: predictor.read(images)) for _ in range(10))
+    images = np.stack([grey(draw(config, "test", index)[1]) for index in range(1000)])
+    predictor.read_images(images)
+    many = min(timed(lambda: predictor.read_images(images)) for _ in range(10))
     singles = [images[i : i + 1] for i in range(500)]
     one = statistics.median(timed(functools.partial(predictor.read, single)) for single in singles)
     return {"read a second": round(len(images) / many), "ms for one": round(1000 * one, 2)}

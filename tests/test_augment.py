@@ -94,37 +94,36 @@ def test_clutter_comes_to_the_share_of_pictures_asked_for():
     assert 0.2 < cluttered(picture, 0.3)[1].any(axis=(1, 2)).mean() < 0.4
 
 
-def brought_together(picture, share=1, count=200, **settings):
+def pushed(picture, most, count=300, **settings):
     images = np.repeat(picture[None], count, axis=0)
-    return augment.overlap(images, replace(TINY, overlap=share, **settings), np.random.default_rng(0))
+    return augment.overlap(images, replace(TINY, overlap=most, **settings), np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(("ink", "ground"), [(10, 200), (240, 30)])
-def test_two_symbols_come_closer_and_lie_over_each_other(ink, ground):
+def test_symbols_come_closer_and_lie_over_each_other(ink, ground):
     picture = np.full((23, 37), ground, np.uint8)
     for left in (1, 13, 25):
         picture[5:15, left : left + 10] = ink  # three bars, two columns between them
     seen = set()
-    for image in brought_together(picture):
+    for image in pushed(picture, 0.3):
         drawn = image[9] == ink
         first, *_, last = np.flatnonzero(drawn).tolist()
-        closer = 33 - (last - first)
-        assert 1 <= closer <= 4, "up to 0.3 of 37 / 3 pixels"
-        assert drawn.sum() == 30 - max(0, closer - 2), "two bars lie over each other, none is cut"
+        assert 1 <= first < last <= 34, "what comes closer moves inwards"
         assert (image[5:15] == image[9]).all()
         assert (np.delete(image, range(5, 15), axis=0) == ground).all()
-        seen.add((first, last, int(drawn[12])))
-    assert len(seen) > 15, "by either part, at either gap"
+        seen.add((33 - (last - first), int(drawn.sum())))
+    steps = range(5)  # up to 0.3 of 37 / 3 pixels; no bar is cut, and from 3 on two lie over each other
+    assert seen == {(a + b, 30 - max(0, a - 2) - max(0, b - 2)) for a in steps for b in steps}
 
 
-def test_symbols_come_together_in_the_share_of_pictures_asked_for():
+@pytest.mark.parametrize(("most", "length"), [(0, 3), (0.9, 1)])
+def test_symbols_stay_where_none_is_to_come_closer(most, length):
     picture = np.random.default_rng(1).integers(0, 256, (23, 37), np.uint8)
-    changed = [(brought_together(picture, share) != picture).any(axis=(1, 2)).mean() for share in (0, 0.3, 1)]
-    assert changed[0] == 0
-    assert 0.2 < changed[1] < 0.4
-    assert changed[2] == 1
+    assert (pushed(picture, most, 9, char_num=length) == picture).all()
 
 
-def test_one_symbol_alone_has_none_to_come_closer_to():
+def test_symbols_may_come_as_close_as_they_will():
     picture = np.random.default_rng(1).integers(0, 256, (23, 37), np.uint8)
-    assert (brought_together(picture, char_num=1) == picture).all()
+    images = pushed(picture, 0.99)
+    assert (images.shape, images.dtype) == ((300, 23, 37), np.uint8)
+    assert len({image.tobytes() for image in images}) > 100

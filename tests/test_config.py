@@ -67,7 +67,7 @@ BAD = [
     ({"alpha": 0}, "alpha must be a number above 0 to 1 (included), not 0"),
     ({"alpha": float("nan")}, "alpha must be a number above 0 to 1 (included), not nan"),
     ({"keep_prob": 1.5}, "keep_prob must be a number above 0 to 1 (included), not 1.5"),
-    ({"overlap": 1.5}, "overlap must be a number from 0 (included) to 1 (included), not 1.5"),
+    ({"overlap": 1}, "overlap must be a number from 0 (included) to below 1, not 1"),
     ({"clutter": 1.5}, "clutter must be a number from 0 (included) to 1 (included), not 1.5"),
     ({"shift": 1}, "shift must be a number from 0 (included) to below 1, not 1"),
     (

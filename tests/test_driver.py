@@ -118,16 +118,6 @@ def test_the_test_report_to_the_letter():
     )
 
 
-@pytest.mark.parametrize(("right", "count"), [(0, 10), (10, 10), (498, 500), (1, 2), (9967, 10000)])
-def test_the_wilson_interval_ends_where_what_was_seen_is_1_96_deviations_off(right, count):
-    share, ends = right / count, driver.wilson(right, count)
-    assert 0 <= ends[0] <= share + 1e-9
-    assert share - 1e-9 <= ends[1] <= 1
-    for end in ends:
-        if 1e-9 < end < 1 - 1e-9:
-            assert abs(share - end) == pytest.approx(1.959964 * math.sqrt(end * (1 - end) / count), rel=1e-5)
-
-
 def test_due_every_n_steps_from_step_0():
     assert [step for step in range(12) if driver.due(step, 5)] == [0, 5, 10]
     assert all(driver.due(step, 1) for step in range(3))

@@ -142,10 +142,10 @@ def test_the_last_map_has_the_columns_that_config_says(width, height, tf):
 
 def sample(count, config=TINY):
     """Pictures and labels of as many drawn captchas."""
-    from generate_captcha import ReadData, _grey, draw
+    from generate_captcha import ReadData, draw, grey
 
     drawn = [draw(config, "train", i) for i in range(count)]
-    images = np.stack([_grey(picture) for _, picture in drawn])
+    images = np.stack([grey(picture) for _, picture in drawn])
     return images, np.stack([ReadData(config).label2vec(label) for label, _ in drawn])
 
 
