@@ -45,20 +45,19 @@ def overlap(images: np.ndarray, config: Config, random: np.random.Generator) -> 
     start = random.integers(0, closer.sum(axis=1), endpoint=True)
     places = start[:, None] - np.pad(closer.cumsum(axis=1), [[0, 0], [1, 0]])  # of each part, [B, L]
     ink, ground = ink_and_ground(images)
-    drawn = np.abs(images - ground[:, None, None]).sum(axis=1)  # [B, W]
+    drawn = images.sum(axis=1, dtype=np.int32) * np.sign(ink - ground)[:, None]  # [B, W], more where ink is
     middles = symbol * np.arange(1, config.char_num)
+    near = [slice(int(middle - symbol / 2), int(middle + symbol / 2)) for middle in middles]
     pushed = np.empty_like(images)
+    canvas = np.empty((height, 3 * width), np.uint8)  # wide enough for parts that leave the picture
     for i, picture in enumerate(images):
-        cuts = [0, width]
-        for first, last in zip(
-            (middles - symbol / 2).astype(int), (middles + symbol / 2).astype(int), strict=True
-        ):
-            cuts.insert(-1, first + drawn[i, first:last].argmin())
-        parts = np.full((config.char_num, height, 3 * width), ground[i], np.uint8)
-        for part, place, begin, end in zip(parts, places[i] + width, cuts, cuts[1:], strict=False):
-            part[:, begin + place : end + place] = picture[:, begin:end]
-        together = parts[:, :, width : 2 * width]
-        pushed[i] = together.min(axis=0) if ink[i] < ground[i] else together.max(axis=0)
+        cuts = [0, *(each.start + int(drawn[i, each].argmin()) for each in near), width]
+        darker_or_lighter = np.minimum if ink[i] < ground[i] else np.maximum
+        canvas.fill(ground[i])
+        for place, begin, end in zip(places[i] + width, cuts, cuts[1:], strict=False):
+            there = canvas[:, begin + place : end + place]
+            darker_or_lighter(there, picture[:, begin:end], out=there)
+        pushed[i] = canvas[:, width : 2 * width]
     return pushed
 
 
