@@ -56,8 +56,10 @@ class CNN:
     loss: Any  # float32 [B], nats per symbol: -log p(label) / L
     answers: Answers
     right: Any  # bool [B, L], symbols read right
+    scores: Any  # float32 [T, B, K + 1], before the temperature; may be fed in place of x
     likelihood: Any  # float32 [B], probability of the label among all texts of L symbols
-    temperature: Any  # variable, float32 []: 1 until the confidences are calibrated
+    new_temperature: Any  # float32 [], to feed for ...
+    set_temperature: Any  # ... this operation
     weights: dict[str, Any]  # what the reading network needs, by name: save and restore this
 
     @staticmethod
@@ -94,16 +96,28 @@ class CNN:
             return variable if mean is None else mean
 
         with tf.name_scope("reading"), tf.variable_scope("", reuse=True, custom_getter=averaged):
-            logits, answers = read(x, config)
+            scores, logits, answers = read(x, config)
             loss = ctc_loss(logits, labels)
             likelihood = label_probability(tf.nn.softmax(logits), labels)
 
         weights = {v.op.name: average.average(v) for v in trained}
         weights |= {moving.op.name: moving for moving, _ in training.moments}
         weights["temperature"] = temperature
-        right = tf.equal(answers.symbols, labels)
+        new_temperature = tf.placeholder(tf.float32, [], "new_temperature")
         return CNN(
-            x, y, keep_prob, train_op, training_loss, loss, answers, right, likelihood, temperature, weights
+            x,
+            y,
+            keep_prob,
+            train_op,
+            training_loss,
+            loss,
+            answers,
+            right=tf.equal(answers.symbols, labels),
+            scores=scores,
+            likelihood=likelihood,
+            new_temperature=new_temperature,
+            set_temperature=tf.assign(temperature, new_temperature),
+            weights=weights,
         )
 
 
@@ -128,14 +142,16 @@ def network(x: Any, config: Config, training: Training | None = None) -> Any:
     return columns(dropout(h, training), len(config.alphabet) + 1)
 
 
-def read(x: Any, config: Config) -> tuple[Any, Answers]:
-    """Read pictures: uint8 [B, H, W] to scores, float32 [T, B, K + 1], and what they say.
+def read(x: Any, config: Config) -> tuple[Any, Any, Answers]:
+    """Read pictures: uint8 [B, H, W] to scores and logits, float32 [T, B, K + 1], and what they say.
 
-    The scores are divided by one temperature (Guo et al. 2017), which makes the confidences honest.
+    The logits are the scores divided by one temperature, which is found at the end of training so
+    that the confidences are honest (Guo et al. 2017).
     """
-    temperature = tf.get_variable("temperature", [], initializer=tf.ones_initializer(), trainable=False)
-    logits = network(x, config) / temperature
-    return logits, decode(tf.nn.softmax(logits), config.char_num)
+    scores = network(x, config)
+    ones = tf.ones_initializer()
+    logits = scores / tf.get_variable("temperature", [], initializer=ones, trainable=False)
+    return scores, logits, decode(tf.nn.softmax(logits), config.char_num)
 
 
 def standardize(x: Any) -> Any:

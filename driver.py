@@ -12,20 +12,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import math
-import os
 import sys
 import time
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
 from augment import augment
 from config import CaptchaError, Config, ConfigError, printable, run, settings_parser
+from curves import WORST, Curves, check_curves_folder, clear_events, confusions, read_worst
 from generate_captcha import Generate, ReadData
 from judge import accuracy_line
 from session import (
@@ -45,7 +45,7 @@ from session import (
 )
 
 EVALUATION_BATCH = 250  # pictures read at once: bounds memory
-EVENTS = ".captcha"  # ends the names of the event files that are ours to clear
+PRIOR = 2.0  # nats that a temperature of e or 1/e costs
 PLATEAU_STEPS = 500  # every run measured had left the base rate by step 300, most by step 100
 
 
@@ -57,6 +57,14 @@ class Data(NamedTuple):
 
     images: np.ndarray  # uint8 [N, H, W]
     labels: np.ndarray  # float32 [N, L * K]
+
+
+class Answered(NamedTuple):
+    """What reading a set gave, picture by picture."""
+
+    loss: np.ndarray  # float32 [N], nats per symbol
+    symbols: np.ndarray  # int32 [N, L], the answers
+    right: np.ndarray  # bool [N, L]
 
 
 class Metrics(NamedTuple):
@@ -72,6 +80,27 @@ class Metrics(NamedTuple):
     def captcha_accuracy(self) -> float:
         """Share of captchas with all symbols right."""
         return self.right / self.pictures
+
+    @staticmethod
+    def of(answered: Answered) -> Metrics:
+        """Every picture counts the same."""
+        captchas, length = np.all(answered.right, axis=1), answered.right.shape[1]
+        loss = answered.loss.astype(np.float64)
+        return Metrics(
+            float(loss.mean()),
+            float(answered.right.mean()),
+            int(captchas.sum()),
+            len(captchas),
+            float(np.exp(-length * loss).mean()),
+        )
+
+    def points(self) -> dict[str, float]:
+        """What TensorBoard's curves show, by tag."""
+        return {
+            "loss": self.loss,
+            "accuracy/digits": self.accuracy,
+            "accuracy/captchas": self.captcha_accuracy,
+        }
 
     def improves_on(self, best: Metrics | None) -> bool:
         """Whether the labels are likelier.
@@ -93,6 +122,7 @@ class Progress:
     best_step: int = 0  # steps after which the best weights were kept
     epoch: int = -1  # the last one said to have begun
     warned: bool = False  # that the loss sits at its base rate
+    trained: bool = False  # all is done but calibrating
     finished: bool = False
     seconds: float = 0.0  # of all that
     training_seconds: float = 0.0  # of it, without validation and saving
@@ -169,22 +199,50 @@ def feed_data(model: Any, x: np.ndarray, y: np.ndarray, keep_prob: float = 1.0) 
     return {model.x: x, model.y: y, model.keep_prob: keep_prob}
 
 
-def evaluate(session: Any, model: Any, data: Data) -> Metrics:
-    """Read all pictures, with dropout off and the averaged weights; every picture counts the same."""
-    losses, right = [], []
-    for start in range(0, len(data.images), EVALUATION_BATCH):
-        part = slice(start, start + EVALUATION_BATCH)
+def evaluate(session: Any, model: Any, data: Data) -> Answered:
+    """Read all pictures, with dropout off and the averaged weights."""
+    found = []
+    for part in parts(len(data.images)):
         feed = feed_data(model, data.images[part], data.labels[part])
-        part_loss, part_right = session.run([model.loss, model.right], feed)
-        losses.append(part_loss)
-        right.append(part_right)
-    loss = np.concatenate(losses).astype(np.float64)  # [N]
-    symbols = np.concatenate(right)  # bool [N, L]
-    captchas, length = symbols.all(axis=1), symbols.shape[1]
-    likelihood = np.exp(-length * loss).mean()
-    return Metrics(
-        float(loss.mean()), float(symbols.mean()), int(captchas.sum()), len(symbols), float(likelihood)
-    )
+        found.append(session.run([model.loss, model.answers.symbols, model.right], feed))
+    return Answered(*(np.concatenate(each) for each in zip(*found, strict=True)))
+
+
+def parts(count: int) -> Iterator[slice]:
+    """Slices that cover a set, EVALUATION_BATCH pictures each."""
+    return (slice(start, start + EVALUATION_BATCH) for start in range(0, count, EVALUATION_BATCH))
+
+
+def calibrate(session: Any, model: Any, data: Data) -> None:
+    """Set the temperature with which the labels of these pictures are likeliest (Guo et al. 2017).
+
+    It is looked for between 1/4 and 4 by golden section. Where all pictures are read right, the
+    lowest would win: that the best is rarely far from 1 counts as much as a few pictures do.
+    """
+    every = [
+        (session.run(model.scores, {model.x: data.images[part]}), data.labels[part])
+        for part in parts(len(data.images))
+    ]
+
+    def badness(log_temperature: float) -> float:
+        session.run(model.set_temperature, {model.new_temperature: math.exp(log_temperature)})
+        found = [session.run(model.likelihood, {model.scores: each, model.y: y}) for each, y in every]
+        return PRIOR * log_temperature**2 - float(np.log(np.concatenate(found) + 1e-30).sum())
+
+    golden = (math.sqrt(5) - 1) / 2
+    low, high = -math.log(4), math.log(4)
+    first, second = high - golden * (high - low), low + golden * (high - low)
+    at_first, at_second = badness(first), badness(second)
+    while high - low > 0.01:
+        if at_first < at_second:
+            high, second, at_second = second, first, at_first
+            first = high - golden * (high - low)
+            at_first = badness(first)
+        else:
+            low, first, at_first = first, second, at_second
+            second = low + golden * (high - low)
+            at_second = badness(second)
+    session.run(model.set_temperature, {model.new_temperature: math.exp((low + high) / 2)})
 
 
 # ---------------------------------------------------------------------- what people see
@@ -225,6 +283,16 @@ def test_report(test: Metrics) -> str:
     )
 
 
+def pictures_of(answered: Answered, data: Data, config: Config) -> dict[str, Image.Image]:
+    """What TensorBoard shows of a set that was read: what is confused, and the captchas read worst."""
+    alphabet = np.array(list(config.alphabet))
+    classes = data.labels.reshape(-1, config.char_num, len(alphabet)).argmax(axis=2)
+    labels, texts = (["".join(each) for each in alphabet[k]] for k in (classes, answered.symbols))
+    worst = (-answered.loss).argsort(kind="stable")[:WORST]
+    picked = data.images[worst], [labels[i] for i in worst], [texts[i] for i in worst]
+    return {"confusions": confusions(labels, texts), "read_worst": read_worst(*picked)}
+
+
 def at_base_rate(metrics: Metrics, config: Config) -> bool:
     """Whether the loss is no better than that of a network that has learned nothing."""
     return metrics.loss > 0.9 * math.log(len(config.alphabet))
@@ -239,71 +307,6 @@ def base_rate_warning(metrics: Metrics, config: Config) -> str:
         "Look at a few pictures: do their names say what they show? Then try more pictures, a smaller "
         "--alpha, or a --keep-prob nearer 1."
     )
-
-
-class Curves:
-    """TensorBoard's curves: the same tags for training and validation, so that they lie over each other.
-
-    The writers write in the session, and not in a thread of their own, so that a full disk is
-    noticed at once.
-
-    Args:
-        step: where the curves go on; TensorBoard drops what an interrupted run wrote from there on.
-    """
-
-    def __init__(self, folder: str, session: Any, step: int) -> None:
-        import tensorflow.compat.v1 as tf
-
-        self._tf = tf
-        self._writers = [
-            tf.summary.FileWriter(os.path.join(folder, part), graph, filename_suffix=EVENTS, session=session)
-            for part, graph in (("train", session.graph), ("validation", None))
-        ]
-        for writer in self._writers:
-            writer.add_session_log(tf.SessionLog(status=tf.SessionLog.START), step)
-
-    def write(self, step: int, train: Metrics, validation: Metrics) -> None:
-        """A point of each curve."""
-        for writer, metrics in zip(self._writers, (train, validation), strict=True):
-            points = {
-                "loss": metrics.loss,
-                "accuracy/digits": metrics.accuracy,
-                "accuracy/captchas": metrics.captcha_accuracy,
-            }
-            values = [self._tf.Summary.Value(tag=tag, simple_value=value) for tag, value in points.items()]
-            writer.add_summary(self._tf.Summary(value=values), step)
-            writer.flush()
-
-    def close(self) -> None:
-        """End the event files."""
-        for writer in self._writers:
-            writer.close()
-
-
-def check_curves_folder(folder: str) -> None:
-    """Refuse a folder from which nothing should ever be cleared.
-
-    Raises:
-        ConfigError: it is or holds the home folder, the current one or this program's, or is a link.
-    """
-    wanted = "tensorboard_folder must be a folder for curves alone, since earlier ones are cleared from it"
-    for place in (Path.home(), Path.cwd(), Path(__file__).parent):
-        if place.resolve().is_relative_to(Path(folder).resolve()):
-            raise ConfigError(f"{wanted}, but {printable(folder)} holds {place}: name another")
-    for path in (Path(folder), Path(folder, "train"), Path(folder, "validation")):
-        if path.is_symlink():
-            raise ConfigError(f"{wanted}, but {printable(str(path))} is a link: name another")
-
-
-def clear_events(folder: str) -> None:
-    """Remove the event files of earlier runs, so that their curves do not mix with the new ones.
-
-    Only files that this program wrote go, from the two folders it writes to.
-    """
-    check_curves_folder(folder)
-    for part in ("train", "validation"):
-        for events in Path(folder, part).glob(f"events.out.tfevents.*{EVENTS}"):
-            events.unlink()
 
 
 # ---------------------------------------------------------------------- the loop
@@ -358,9 +361,15 @@ def run_model(
                 Curves(config.tensorboard_folder, session, progress.measured + 1)
             ) as curves:
                 fit(config, session, model, checkpoint, curves, train, validation, progress, stop)
+            checkpoint.use_best(session)
+            if not progress.finished:
+                with stop.at_once():
+                    calibrate(session, model, validation)
+                checkpoint.keep_best(session)  # with its temperature
+                progress.finished = True
+                checkpoint.save(session, asdict(progress))
             with stop.at_once():
-                checkpoint.use_best(session)
-                return progress, evaluate(session, model, test)
+                return progress, Metrics.of(evaluate(session, model, test))
         except tf.errors.OpError as error:  # a full disk, most likely
             raise CaptchaError(
                 f"training could not go on ({tensorflow_reason(error)}): what was saved before is kept in "
@@ -395,7 +404,7 @@ def fit(
         CaptchaError: the loss was never finite.
     """
     p = progress
-    if p.finished:
+    if p.trained:
         return
     saved_step = p.step if p.measured >= 0 else -1
     clock, training = Clock(p.seconds), Clock(p.training_seconds)
@@ -410,19 +419,24 @@ def fit(
     def measure(x: np.ndarray, y: np.ndarray, printed: bool, on_curves: bool) -> Metrics:
         with training.stopped():
             with stop.at_once():
-                of_batch, held_out = (evaluate(session, model, each) for each in (Data(x, y), validation))
+                answered = evaluate(session, model, validation)
+                of_batch, held_out = Metrics.of(evaluate(session, model, Data(x, y))), Metrics.of(answered)
             improved = held_out.improves_on(p.best)
             if improved:
                 p.best, p.best_step = held_out, p.step
                 checkpoint.keep_best(session)
             p.measured = p.step
             if on_curves:
-                curves.write(p.step, of_batch, held_out)
+                speed = (p.step - done) * config.batch_size / max(training.seconds - trained, 1e-9)
+                pace = {"learning_rate": config.alpha, "pictures_per_second": speed}
+                curves.write(p.step, of_batch.points() | pace, held_out.points())
+                if due(p.step, config.checkpoint_per_batch):
+                    curves.show(p.step, pictures_of(answered, validation, config))
             if printed:
                 say(status_line(p.step, of_batch, held_out, improved))
         return held_out
 
-    begun, done = clock.seconds, p.step
+    begun, trained, done = clock.seconds, training.seconds, p.step
     try:
         with (
             contextlib.closing(ahead(batches_from(p.step, train, config))) as prepared,
@@ -472,7 +486,7 @@ def fit(
         raise CaptchaError("no weights are worth keeping, the loss was never finite: try a smaller --alpha")
     if at_base_rate(p.best, config) and not p.warned:
         say(base_rate_warning(p.best, config))
-    p.finished = True
+    p.trained = True
     save()
 
 

@@ -73,7 +73,7 @@ class Predictor:
         with tf.Graph().as_default(), tf.variable_scope("", custom_getter=constant):
             x = tf.placeholder(tf.uint8, [None, config.height, config.width])
             labels = tf.placeholder(tf.int32, [None, config.char_num])
-            logits, answers = read(x, config)
+            _, logits, answers = read(x, config)
             loss = ctc_loss(logits, labels)
             session = tf.Session(config=session_config(has_bfloat16()))  # as in training
             return session.make_callable([*answers], [x]), session.make_callable(loss, [x, labels])

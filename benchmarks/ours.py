@@ -50,7 +50,8 @@ def curve(train: Data, test: Data, config: Config, seed: int, at: Sequence[float
     with training(train, replace(config, seed=seed)) as (session, model, step):
 
         def score_now() -> tuple[float, float]:
-            metrics = driver.evaluate(session, model, driver.Data(test.images, test.labels))
+            answered = driver.evaluate(session, model, driver.Data(test.images, test.labels))
+            metrics = driver.Metrics.of(answered)
             return metrics.accuracy, metrics.captcha_accuracy
 
         yield from follow(step, score_now, at)

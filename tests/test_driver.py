@@ -1,4 +1,5 @@
 import contextlib
+import io
 import math
 import os
 import re
@@ -13,7 +14,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import PROJECT, TINY, assert_refused, flags, script
+from PIL import Image
 
+import curves
 import driver
 from config import CaptchaError, Config, ConfigError
 from driver import Data, Metrics, Progress
@@ -81,19 +84,26 @@ class Reads:
         self.right = np.array(right, bool)
 
     def run(self, fetches, feed):
-        assert fetches == ["loss", "right"]
+        assert fetches == ["loss", "symbols", "right"]
         assert feed["keep_prob"] == 1.0
         which = feed["x"][:, 0, 0]
-        return which.astype(np.float32), self.right[which]
+        return which.astype(np.float32), self.right[which] * 3, self.right[which]
 
 
-FAKE = SimpleNamespace(x="x", y="y", keep_prob="keep_prob", loss="loss", right="right")
+FAKE = SimpleNamespace(
+    x="x",
+    y="y",
+    keep_prob="keep_prob",
+    loss="loss",
+    answers=SimpleNamespace(symbols="symbols"),
+    right="right",
+)
 
 
 def test_evaluate_counts_every_picture_the_same(monkeypatch):
     monkeypatch.setattr(driver, "EVALUATION_BATCH", 3)
     right = [[1, 1, 1], [1, 0, 1], [0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
-    metrics = driver.evaluate(Reads(right), FAKE, numbered(7))
+    metrics = Metrics.of(driver.evaluate(Reads(right), FAKE, numbered(7)))
     assert metrics[:4] == (3.0, 16 / 21, 4, 7)
     assert metrics.captcha_accuracy == 4 / 7
     assert metrics.likelihood == pytest.approx(np.exp(-3 * np.arange(7)).mean())
@@ -164,7 +174,7 @@ class Told:
             return None, self.training(self.step - 1)
         count = len(feed["x"])
         right = np.arange(count)[:, None] < [self.right(self.step)] * 3
-        return np.full(count, self.validation(self.step)), right
+        return np.full(count, self.validation(self.step)), right * 0, right
 
 
 class Saves:
@@ -185,6 +195,9 @@ class Points(list):
     def write(self, step, train, validation):
         self.append((step, train, validation))
 
+    def show(self, step, pictures):
+        assert set(pictures) == {"confusions", "read_worst"}
+
 
 LOOP = SimpleNamespace(**vars(FAKE), train_op="train_op", training_loss="training_loss")
 
@@ -192,7 +205,8 @@ LOOP = SimpleNamespace(**vars(FAKE), train_op="train_op", training_loss="trainin
 def fit(session, **settings):
     config = replace(TINY, **settings)
     saves, points, progress = Saves(), Points(), Progress("of these")
-    driver.fit(config, session, LOOP, saves, points, numbered(14), numbered(3), progress, Stop())
+    sets = (numbered(count)._replace(labels=np.tile(np.eye(5)[0], (count, 3))) for count in (14, 3))
+    driver.fit(config, session, LOOP, saves, points, *sets, progress, Stop())
     return progress, saves, [step for step, _, _ in points]
 
 
@@ -213,7 +227,7 @@ def test_the_seconds_of_training_leave_measuring_and_saving_out(monkeypatch):
 def test_training_stops_after_patience_stagnant_steps(capsys):
     session = Told(validation=lambda step: 1 - min(step, 10) / 20)
     progress, saves, _ = fit(session, Epoch=99, patience=15, print_per_batch=5, checkpoint_per_batch=7)
-    assert (progress.step, progress.best_step, progress.finished) == (25, 10, True)
+    assert (progress.step, progress.best_step, progress.trained) == (25, 10, True)
     assert saves.kept == [0, 5, 10]
     assert saves.saved == [0, 7, 14, 21, 25]
     lines = capsys.readouterr().out.splitlines()
@@ -283,10 +297,10 @@ def test_clearing_takes_event_files_of_this_program_and_nothing_else(tmp_path):
     for path in ours + canaries:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
-    driver.clear_events(str(tmp_path))
+    curves.clear_events(str(tmp_path))
     assert not any(path.exists() for path in ours)
     assert all(path.exists() for path in canaries)
-    driver.clear_events(str(tmp_path / "missing"))
+    curves.clear_events(str(tmp_path / "missing"))
 
 
 @pytest.mark.parametrize(
@@ -309,7 +323,7 @@ def test_links_are_not_cleared(link, tmp_path):
     (tmp_path / link).parent.mkdir(exist_ok=True)
     (tmp_path / link).symlink_to(target.parent if link == "curves" else target)
     with pytest.raises(ConfigError, match=r"must be a folder for curves alone, .* is a link"):
-        driver.clear_events(str(tmp_path / "curves"))
+        curves.clear_events(str(tmp_path / "curves"))
     assert events.exists()
 
 
@@ -355,13 +369,14 @@ def test_the_test_set_is_read_with_the_best_weights_and_not_the_last(tiny, sets,
     monkeypatch.setattr(
         driver, "evaluate", lambda s, m, d: seen.append((d, evaluate(s, m, d))) or seen[-1][1]
     )
+    monkeypatch.setattr(driver, "calibrate", lambda *_: None)  # would change the loss
     # The third judgement of validation is made to look best, so that later weights are worse.
     monkeypatch.setattr(Metrics, "improves_on", lambda *_: sum(d is sets[1] for d, _ in seen) == 3)
     progress, result = driver.run_model(replace(tiny, alpha=0.01), sets[0], sets[1], sets[1])
-    validations = [metrics for data, metrics in seen if data is sets[1]]
+    *validations, test = [Metrics.of(answered) for data, answered in seen if data is sets[1]]
     assert progress.best_step == 10
-    assert result == validations[2]
-    assert validations[2] != validations[-2]
+    assert result == test == validations[2]
+    assert test != validations[-1]
 
 
 GRAPH_ERROR = (
@@ -447,7 +462,9 @@ def test_the_curves_are_the_printed_numbers_under_one_tag_for_both_sets(trained)
     printed = {int(m["step"]): m for m in STEP.finditer(trained.out)}
     for part, short in (("train", "train"), ("validation", "val")):
         accumulator = events(trained.folder, part)
-        assert sorted(accumulator.Tags()["scalars"]) == ["accuracy/captchas", "accuracy/digits", "loss"]
+        tags = {"accuracy/captchas", "accuracy/digits", "loss"}
+        pace = {"learning_rate", "pictures_per_second"} if part == "train" else set()
+        assert set(accumulator.Tags()["scalars"]) == tags | pace
         points = {
             tag: {e.step: e.value for e in accumulator.Scalars(tag)} for tag in accumulator.Tags()["scalars"]
         }
@@ -458,6 +475,22 @@ def test_the_curves_are_the_printed_numbers_under_one_tag_for_both_sets(trained)
             if part == "validation":
                 assert f"{points['accuracy/captchas'][step]:.2%}" == printed[step]["val_captcha_acc"].strip()
     assert events(trained.folder, "train").Tags()["graph"]
+    rates = [each.value for each in events(trained.folder, "train").Scalars("learning_rate")]
+    assert rates == pytest.approx([trained.config.alpha] * 10)
+
+
+def test_tensorboard_has_pictures_of_what_is_confused_and_read_worst(trained):
+    accumulator = events(trained.folder, "validation")
+    assert set(accumulator.Tags()["images"]) == {"confusions", "read_worst"}
+    for tag in ("confusions", "read_worst"):
+        steps = [each.step for each in accumulator.Images(tag)]
+        assert steps == [
+            step for step in range(0, 344, 40) if step % trained.config.checkpoint_per_batch == 0
+        ]
+        for each in accumulator.Images(tag):
+            picture = Image.open(io.BytesIO(each.encoded_image_string))
+            assert picture.size == (each.width, each.height)
+            assert len(picture.getcolors(1000)) > 5
 
 
 def test_a_real_tensorboard_serves_both_curves(trained):
@@ -492,7 +525,7 @@ def test_the_checkpoint_brings_its_settings_and_reads_alike(trained, tf, monkeyp
     monkeypatch.chdir(trained.folder)
     assert load("checkpoints").config == trained.config
     images, labels, count = ReadData(trained.config).load_data("test")
-    readings = Predictor("checkpoints").read(images)
+    readings = Predictor("checkpoints").read_images(images)
     vec2label = ReadData(trained.config).vec2label
     right = sum(r.text == vec2label(v) for r, v in zip(readings, labels, strict=True))
     assert f"({right} of {count}, " in trained.out

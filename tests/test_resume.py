@@ -189,8 +189,10 @@ def points(folder):
     for part in ("train", "validation"):
         accumulator = EventAccumulator(str(Path(folder, "tensorboard", part)))
         accumulator.Reload()
-        for tag in accumulator.Tags()["scalars"]:
+        for tag in set(accumulator.Tags()["scalars"]) - {"pictures_per_second"}:
             found[part, tag] = [(each.step, each.value) for each in accumulator.Scalars(tag)]
+        for tag in accumulator.Tags()["images"]:
+            found[part, tag] = [(each.step, each.encoded_image_string) for each in accumulator.Images(tag)]
     return found
 
 
