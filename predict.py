@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from tqdm import tqdm
 
-from config import Config, Parser, number, printable, run
+from config import CaptchaError, Config, Parser, number, printable, run
 from generate_captcha import LARGEST_FILE, Picture, PictureError, ReadData, visible_names
 from judge import ON_PAGE, judge, report, write_page
 from session import Saved, has_bfloat16, load, load_tensorflow, session_config
@@ -68,6 +68,11 @@ class Predictor:
         config, weights = self.config, self._saved.weights
 
         def constant(getter: Any, name: str, **others: Any) -> Any:
+            if name not in weights:
+                raise CaptchaError(
+                    f"{printable(self.folder)} must hold a model of this version of the program, but its model "
+                    f"has no {name}: read with the version that trained it, or train anew"
+                )
             return tf.constant(weights[name])
 
         with tf.Graph().as_default(), tf.variable_scope("", custom_getter=constant):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -51,6 +52,18 @@ def drawn(tmp_path_factory):
     )
     Generate(config).gen_captcha()
     return config
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """A folder in which both commands ran, and what they printed."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = replace(TINY, generate_num=(600, 40, 50), Epoch=4, print_per_batch=20, save_per_batch=40)
+    generated = script("generate_captcha.py", *flags(config), cwd=folder)
+    done = script("driver.py", *flags(config), cwd=folder)
+    assert (generated.returncode, generated.stderr) == (0, "")
+    assert (done.returncode, done.stderr) == (0, "")
+    return SimpleNamespace(folder=folder, config=config, generated=generated.stdout, out=done.stdout)
 
 
 def flags(config):

@@ -408,18 +408,6 @@ def test_a_full_disk_is_one_sentence_and_the_best_weights_stay(message, when, ti
 # ---------------------------------------------------------------------- the real thing
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A folder in which both commands ran, and what they printed."""
-    folder = tmp_path_factory.mktemp("trained")
-    config = replace(TINY, generate_num=(600, 40, 50), Epoch=4, print_per_batch=20, save_per_batch=40)
-    generated = script("generate_captcha.py", *flags(config), cwd=folder)
-    done = script("driver.py", *flags(config), cwd=folder)
-    assert (generated.returncode, generated.stderr) == (0, "")
-    assert (done.returncode, done.stderr) == (0, "")
-    return SimpleNamespace(folder=folder, config=config, generated=generated.stdout, out=done.stdout)
-
-
 PERCENT = r" +\d+\.\d\d%"
 STEP = re.compile(
     rf"Step +(?P<step>\d+), train_acc:(?P<train_acc>{PERCENT}), train_loss: +(?P<train_loss>\d+\.\d\d), "
