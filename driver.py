@@ -427,8 +427,10 @@ def fit(
                 checkpoint.keep_best(session)
             p.measured = p.step
             if on_curves:
-                speed = (p.step - done) * config.batch_size / max(training.seconds - trained, 1e-9)
-                pace = {"learning_rate": config.alpha, "pictures_per_second": speed}
+                pace = {"learning_rate": config.alpha}
+                if p.step > done:
+                    speed = (p.step - done) * config.batch_size / (training.seconds - trained)
+                    pace["pictures_per_second"] = speed
                 curves.write(p.step, of_batch.points() | pace, held_out.points())
                 if due(p.step, config.checkpoint_per_batch):
                     curves.show(p.step, pictures_of(answered, validation, config))

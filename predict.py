@@ -70,8 +70,8 @@ class Predictor:
         def constant(getter: Any, name: str, **others: Any) -> Any:
             if name not in weights:
                 raise CaptchaError(
-                    f"{printable(self.folder)} must hold a model of this version of the program, but its model "
-                    f"has no {name}: read with the version that trained it, or train anew"
+                    f"{printable(self.folder)} must hold a model of this version of the program, but what it "
+                    f"holds has no {name}: read with the version that trained it, or train anew"
                 )
             return tf.constant(weights[name])
 
