@@ -10,7 +10,7 @@ import functools
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -46,20 +46,12 @@ class Predictor:
 
     @functools.cached_property
     def _model(self) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """uint8 [B, H, W] to symbols int32 [B, L] and confidences [B]; made at the first picture.
-
-        The weights are constants of the graph: TensorFlow folds the batch normalisation into the
-        kernels and brings them into the processor's order once, not with every call.
-        """
+        """uint8 [B, H, W] to symbols int32 [B, L] and confidences [B]; made at the first picture."""
         tf = load_tensorflow()
-        from cnn_model import read
+        from cnn_model import frozen
 
-        def constant(getter: Any, name: str, **others: Any) -> Any:
-            return tf.constant(self._saved.weights[name])
-
-        with tf.Graph().as_default(), tf.variable_scope("", custom_getter=constant):
-            x = tf.placeholder(tf.uint8, [None, self.config.height, self.config.width])
-            _, answers = read(x, self.config)
+        with tf.Graph().as_default():
+            x, answers = frozen(self.config, self._saved.weights)
             session = tf.Session(config=session_config(has_bfloat16()))  # as in training
             model: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = session.make_callable(
                 [answers.symbols, answers.confidence], [x]
