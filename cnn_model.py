@@ -269,7 +269,11 @@ def decode(probabilities: Any, length: int) -> Answers:
     exchanged = tf.one_hot(tf.argmax(shares[:, :, 1] / shares[:, :, 0], axis=1), length, True, False)
     runner_up = tf.where(exchanged, others, symbols)
     every = total(left, left_scale)
-    texts, weights, every = tf.concat([symbols, runner_up], 0), tf.concat([weights] * 2, 1), tf.concat([every] * 2, 0)
+    texts, weights, every = (
+        tf.concat([symbols, runner_up], 0),
+        tf.concat([weights] * 2, 1),
+        tf.concat([every] * 2, 0),
+    )
     confidence, next_best = tf.split(probability(texts, weights, every), 2)
     return Answers(symbols, confidence, shares[:, :, 0], runner_up, next_best)
 
@@ -320,7 +324,7 @@ def lattice(weights: Any) -> tuple[Any, Any]:
     states = tf.zeros_like(weights[0]) + nothing_said(counts - 1, classes - 1)
     states = tf.expand_dims(states, 1)
     all_states, scales = [], []
-    for column in tf.unstack(tf.expand_dims(weights, 2)):  # few operations each: their number is what takes time
+    for column in tf.unstack(tf.expand_dims(weights, 2)):  # the number of operations is what takes time
         states = tf.nn.conv2d(states, moves, 1, [[0, 0], [0, 0], [1, 0], [0, 0]]) * column
         scale = tf.reduce_max(states, axis=[1, 2, 3], keepdims=True) / LARGEST
         states /= scale

@@ -7,6 +7,7 @@ pictures, uint8 [B, H, W], and say what cnn_model.Answers does; the settings lie
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ from runtime import SETTINGS
 from session import Saved, load, load_tensorflow, silence
 
 FORMS = {"saved_model": "saved_model", "litert": "captcha.tflite", "onnx": "captcha.onnx"}
-HALVED = 1000  # values of a constant from which on ONNX keeps it in float16
+HALVED = 1000  # values of a constant from which on it is kept in float16
 
 
 def settings_inside(config: Config) -> str:
@@ -70,12 +71,40 @@ def write_litert(saved: Saved, path: Path) -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "saved_model")
         write_saved_model(saved, folder, strings=False, half=False)
-        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder))
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.target_spec.supported_types = [tf.float16]  # as they are kept; they are float32 when it runs
-        path.write_bytes(converter.convert())
+        converter = tf.compat.v2.lite.TFLiteConverter.from_saved_model(str(folder))
+        path.write_bytes(litert_halved(converter.convert()))
     with zipfile.ZipFile(path, "a") as behind:
         behind.writestr(zipfile.ZipInfo(f"{SETTINGS}.json"), settings_inside(saved.config))
+
+
+def litert_halved(content: bytes) -> bytes:
+    """The LiteRT file with its large constants in float16; they are float32 again when it runs.
+
+    The converter's own way takes all constants, and those of the decoder are too large and too small.
+    """
+    from tensorflow.lite.python import schema_py_generated as schema
+    from tensorflow.lite.tools import flatbuffer_utils
+
+    model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
+    (graph,) = model.subgraphs
+    kind = schema.OperatorCodeT()
+    kind.builtinCode = kind.deprecatedBuiltinCode = schema.BuiltinOperator.DEQUANTIZE
+    kind.version = 3  # from float16
+    model.operatorCodes.append(kind)
+    for index, constant in enumerate(list(graph.tensors)):
+        data = model.buffers[constant.buffer].data
+        if constant.type == schema.TensorType.FLOAT32 and data is not None and len(data) >= 4 * HALVED:
+            half = copy.copy(constant)
+            half.name, half.type = constant.name + b"/half", schema.TensorType.FLOAT16
+            halves = np.frombuffer(bytes(data), np.float32).astype(np.float16)
+            model.buffers[half.buffer].data = np.frombuffer(halves.tobytes(), np.uint8)
+            constant.buffer = 0  # the empty one
+            widen = schema.OperatorT()
+            widen.opcodeIndex = len(model.operatorCodes) - 1
+            widen.inputs, widen.outputs = [len(graph.tensors)], [index]
+            graph.tensors.append(half)
+            graph.operators.insert(0, widen)
+    return bytes(flatbuffer_utils.convert_object_to_bytearray(model))
 
 
 def write_onnx(saved: Saved, path: Path) -> None:
@@ -99,7 +128,9 @@ def write_onnx(saved: Saved, path: Path) -> None:
         if values.dtype == np.float32 and values.size >= HALVED:
             name = constant.name
             constant.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}/half"))
-            model.graph.node.insert(0, onnx.helper.make_node("Cast", [constant.name], [name], to=1))  # float32
+            model.graph.node.insert(
+                0, onnx.helper.make_node("Cast", [constant.name], [name], to=1)
+            )  # float32
     onnx.helper.set_model_props(model, {SETTINGS: settings_inside(saved.config)})
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())
@@ -191,7 +222,8 @@ def main(arguments: Sequence[str]) -> int:
         check_packages()
     for form in forms:
         path = export(saved, form, Path(options.to))
-        size = sum(each.stat().st_size for each in (path.rglob("*") if path.is_dir() else [path]) if each.is_file())
+        files = [each for each in (path, *path.rglob("*")) if each.is_file()]
+        size = sum(each.stat().st_size for each in files)
         print(f"{printable(str(path))}: {size / 1000:.0f} kB", flush=True)
     return 0
 
