@@ -22,7 +22,7 @@ import numpy as np
 from config import CaptchaError, Config, ConfigError, Parser, printable, run
 from generate_captcha import whole
 from runtime import SETTINGS
-from session import Saved, load, load_tensorflow, silence
+from session import Saved, load, load_tensorflow, silence, tensorflow_reason
 
 FORMS = {"saved_model": "saved_model", "litert": "captcha.tflite", "onnx": "captcha.onnx"}
 HALVED = 1000  # values of a constant from which on it is kept in float16
@@ -168,6 +168,7 @@ def names_in(folder: Path) -> set[str]:
 
 def export(saved: Saved, form: str, folder: Path) -> Path:
     """Write one of FORMS into a folder, whole or not at all; the path written."""
+    tf = load_tensorflow()
     path = folder / FORMS[form]
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -177,10 +178,11 @@ def export(saved: Saved, form: str, folder: Path) -> Path:
         else:
             with whole(path) as part, silence():
                 {"litert": write_litert, "onnx": write_onnx}[form](saved, part)
-    except OSError as error:
+    except (OSError, tf.errors.OpError) as error:
+        reason = tensorflow_reason(error) if isinstance(error, tf.errors.OpError) else error.strerror or error
         raise CaptchaError(
-            f"{printable(str(path))} could not be written ({error.strerror or error}): make it possible, or "
-            "name another folder with --to"
+            f"{printable(str(path))} could not be written ({reason}): make room for it, or name another "
+            "folder with --to"
         ) from error
     return path
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from config import Config, Parser, printable, run
 from generate_captcha import PictureError, ReadData, visible_names
+from runtime import SUFFIXES, Model, load_exported
 from session import Saved, has_bfloat16, load, load_tensorflow, session_config
 
 BATCH = 250  # pictures read at once: bounds memory
@@ -29,41 +30,53 @@ class Reading(NamedTuple):
 
 
 class Predictor:
-    """Reads pictures with the best weights in a checkpoint folder, and their settings."""
+    """Reads pictures with the best weights in a checkpoint folder, or an exported file, and their settings."""
 
-    def __init__(self, folder: str = Config.checkpoint_folder) -> None:
-        self.folder = folder
+    def __init__(self, path: str = Config.checkpoint_folder) -> None:
+        self.path = path
 
     @functools.cached_property
     def _saved(self) -> Saved:
         load_tensorflow()
-        return load(self.folder)
+        return load(self.path)
+
+    @functools.cached_property
+    def _exported(self) -> tuple[Config, Model] | None:
+        """What is read with where it needs no TensorFlow."""
+        if not self.path.endswith(SUFFIXES):
+            return None
+        settings, model = load_exported(self.path)
+        return Config(**settings), model
 
     @property
     def config(self) -> Config:
         """The settings that the model was trained with."""
-        return self._saved.config
+        return self._exported[0] if self._exported else self._saved.config
 
     @functools.cached_property
-    def _model(self) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
-        """uint8 [B, H, W] to symbols int32 [B, L] and confidences [B]; made at the first picture."""
+    def _model(self) -> Model:
+        """As load_exported() explains it; of a checkpoint, made at the first picture."""
+        if self._exported:
+            return self._exported[1]
         tf = load_tensorflow()
         from cnn_model import frozen
 
         with tf.Graph().as_default():
             x, answers = frozen(self.config, self._saved.weights)
-            session = tf.Session(config=session_config(has_bfloat16()))  # as in training
-            model: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] = session.make_callable(
-                [answers.symbols, answers.confidence], [x]
+            codes = tf.constant([ord(symbol) for symbol in self.config.alphabet])
+            answers = answers._replace(
+                symbols=tf.gather(codes, answers.symbols), runner_up=tf.gather(codes, answers.runner_up)
             )
+            session = tf.Session(config=session_config(has_bfloat16()))  # as in training
+            model: Model = session.make_callable(list(answers), [x])
             return model
 
     def read(self, images: np.ndarray) -> list[Reading]:
         """Texts and confidences of uint8 [N, H, W] pictures."""
         readings = []
         for start in range(0, len(images), BATCH):
-            symbols, confidence = self._model(images[start : start + BATCH])
-            texts = ["".join(self.config.alphabet[k] for k in row) for row in symbols]
+            codes, confidence, *_ = self._model(images[start : start + BATCH])
+            texts = ["".join(map(chr, row)) for row in codes]
             readings += [Reading(*each) for each in zip(texts, confidence.tolist(), strict=True)]
         return readings
 
@@ -77,8 +90,9 @@ def main(arguments: Sequence[str]) -> int:
         default=Config.checkpoint_folder,
         help="folder of the model (default: %(default)s)",
     )
+    parser.add_argument("--model", metavar="FILE", help="file that export.py wrote, to read with instead")
     options = parser.parse_args(arguments)
-    predictor = Predictor(options.checkpoint_folder)
+    predictor = Predictor(options.model or options.checkpoint_folder)
     reader = ReadData(predictor.config)
     paths = [inner for path in options.paths for inner in pictures(path)]
     failed = 0

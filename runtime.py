@@ -16,6 +16,7 @@ import numpy as np
 
 from config import CaptchaError, printable
 
+SUFFIXES = (".onnx", ".tflite")
 OUTPUTS = ("text", "confidence", "each", "runner_up", "runner_up_confidence")
 SETTINGS = "config"  # ONNX: the key of the metadata; LiteRT: config.json in the ZIP behind the model
 Model = Callable[[np.ndarray], tuple[np.ndarray, ...]]
@@ -35,23 +36,16 @@ def load_exported(path: str, threads: int = 0) -> tuple[dict[str, Any], Model]:
         CaptchaError: no such file, a damaged one, or its runtime is not installed.
     """
     shown = printable(path)
-    load = {".onnx": _onnx, ".tflite": _litert}.get(Path(path).suffix)
+    load = dict(zip(SUFFIXES, (_onnx, _litert), strict=True)).get(Path(path).suffix)
     if load is None or not Path(path).is_file():
         found = "there is no such file" if load else "its name ends otherwise"
         raise CaptchaError(
-            f"{shown} must be an exported model, .onnx or .tflite, but {found}: write one with "
+            f"{shown} must be an exported model, {' or '.join(SUFFIXES)}, but {found}: write one with "
             "`python export.py`, or name another"
         )
     content = Path(path).read_bytes()
     try:
         settings, model = load(content, threads)
-        if {name: type(settings[name]) for name in ("width", "height", "char_num", "characters")} != {
-            "width": int,
-            "height": int,
-            "char_num": int,
-            "characters": str,
-        }:
-            raise ValueError("settings of another kind")
         model(np.zeros([1, settings["height"], settings["width"]], np.uint8))
     except ImportError as error:
         raise CaptchaError(
