@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from config import Config
+from config import CaptchaError, Config
 
 CHANNELS = (16, 32, 64)  # of the three convolutions
 KERNEL = 5
@@ -154,6 +154,34 @@ def read(x: Any, config: Config) -> tuple[Any, Any, Answers]:
     return scores, logits, decode(tf.nn.softmax(logits), config.char_num)
 
 
+def frozen(config: Config, weights: dict[str, np.ndarray], half: bool = False) -> tuple[Any, Any, Answers]:
+    """Add the reading network to the default graph, its weights constants: pictures, logits, what they say.
+
+    TensorFlow folds the batch normalisation into the kernels and brings them into the processor's
+    order once, not with every call.
+
+    Args:
+        half: keep the kernels in float16, in half the space; they are float32 again when it runs.
+    Raises:
+        CaptchaError: a weight is missing.
+    """
+
+    def constant(getter: Any, name: str, **others: Any) -> Any:
+        if name not in weights:
+            raise CaptchaError(
+                f"the model must be of this version of the program, but has no {name}: read with the version "
+                "that trained it, or train anew"
+            )
+        if half and name.endswith("kernel"):
+            return tf.cast(tf.constant(weights[name].astype(np.float16)), tf.float32)
+        return tf.constant(weights[name])
+
+    with tf.variable_scope("", custom_getter=constant):
+        x = tf.placeholder(tf.uint8, [None, config.height, config.width], "pictures")
+        _, logits, answers = read(x, config)
+        return x, logits, answers
+
+
 def standardize(x: Any) -> Any:
     """Contrast of each picture brought to mean 0 and deviation 1: [B, H, W] to float32 [B, H, W, 1]."""
     x = tf.cast(x, tf.float32)
@@ -256,7 +284,7 @@ def decode(probabilities: Any, length: int) -> Answers:
     # there on, the ways from the right say L - n + 1.
     before = tf.concat([tf.zeros_like(left[:1]) + nothing_said(length, blank), left[:-1]], axis=0)
     turning = tf.linalg.matmul(before[:, :, :-1], tf.constant(1 - np.eye(blank + 1)[:, :-1], tf.float32))
-    from_there = tf.reverse(right, [0, 2])[:, :, :-1, :-1]
+    from_there = tf.reverse(tf.reverse(right, [0]), [2])[:, :, :-1, :-1]
     scale = tf.pad(left_scale[:-1], [[1, 0], [0, 0]]) + tf.reverse(right_scale, [0])
     meeting = tf.math.log(turning) + tf.math.log(from_there) + scale[:, :, None, None]  # [T, B, L, K]
     shares, ranked = tf.math.top_k(tf.nn.softmax(tf.reduce_logsumexp(meeting, axis=0)), 2)  # [B, L, 2]
@@ -265,7 +293,12 @@ def decode(probabilities: Any, length: int) -> Answers:
     exchanged = tf.one_hot(tf.argmax(shares[:, :, 1] / shares[:, :, 0], axis=1), length, True, False)
     runner_up = tf.where(exchanged, others, symbols)
     every = total(left, left_scale)
-    confidence, next_best = (probability(each, weights, every) for each in (symbols, runner_up))
+    texts, weights, every = (
+        tf.concat([symbols, runner_up], 0),
+        tf.concat([weights] * 2, 1),
+        tf.concat([every] * 2, 0),
+    )
+    confidence, next_best = tf.split(probability(texts, weights, every), 2)
     return Answers(symbols, confidence, shares[:, :, 0], runner_up, next_best)
 
 
@@ -311,18 +344,18 @@ def lattice(weights: Any) -> tuple[Any, Any]:
     _, _, counts, classes = weights.shape
     others, to_blank = 1 - np.eye(classes), np.eye(classes)[-1]
     stay, say = np.eye(classes) + others * to_blank, others * (1 - to_blank)  # [from k, to k]
-    moves = tf.constant(np.concatenate([stay, say], axis=1), tf.float32)
+    moves = tf.constant(np.stack([say, stay])[None], tf.float32)  # from n - 1 and from n: a convolution
     states = tf.zeros_like(weights[0]) + nothing_said(counts - 1, classes - 1)
+    states = tf.expand_dims(states, 1)
     all_states, scales = [], []
-    for column in tf.unstack(weights):
-        moved = tf.reshape(tf.matmul(tf.reshape(states, [-1, classes]), moves), [-1, counts, 2 * classes])
-        stayed, said = tf.split(moved, 2, axis=2)
-        states = (stayed + tf.pad(said[:, :-1], [[0, 0], [1, 0], [0, 0]])) * column
-        scale = tf.reduce_max(states, axis=[1, 2], keepdims=True) / LARGEST
+    for column in tf.unstack(tf.expand_dims(weights, 2)):  # the number of operations is what takes time
+        states = tf.nn.conv2d(states, moves, 1, [[0, 0], [0, 0], [1, 0], [0, 0]]) * column
+        scale = tf.reduce_max(states, axis=[1, 2, 3], keepdims=True) / LARGEST
         states /= scale
         all_states.append(states)
-        scales.append(tf.reshape(scale, [-1]))
-    return tf.stack(all_states), tf.cumsum(tf.math.log(tf.stack(scales)))
+        scales.append(scale)
+    scales = tf.squeeze(tf.stack(scales), [2, 3, 4])
+    return tf.squeeze(tf.stack(all_states), 2), tf.cumsum(tf.math.log(scales))
 
 
 def nothing_said(length: int, blank: int) -> Any:

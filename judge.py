@@ -43,7 +43,7 @@ class Judgement(NamedTuple):
     pictures: int
     symbols_right: int
     symbols: int
-    loss: float  # nats per symbol
+    loss: float | None  # nats per symbol, where it is known
     confusions: list[tuple[str, str, int]]  # (symbol, what was read, how often), the most frequent first
     refusals: np.ndarray  # float64 [N]: share right of the n + 1 surest pictures
     bins: list[tuple[int, float, float]]  # (pictures, mean confidence, share right) by confidence
@@ -52,7 +52,11 @@ class Judgement(NamedTuple):
 
 
 def judge(
-    labels: Sequence[str], texts: Sequence[str], confidences: Sequence[float], loss: float, alphabet: str
+    labels: Sequence[str],
+    texts: Sequence[str],
+    confidences: Sequence[float],
+    loss: float | None,
+    alphabet: str,
 ) -> Judgement:
     """Compare what was read with the labels, N of each."""
     pairs = list(zip(labels, texts, strict=True))
@@ -97,6 +101,15 @@ def accuracy_line(what: str, right: int, count: int) -> str:
     return f"{what} accuracy: {share}"
 
 
+def figures(judged: Judgement) -> list[str]:
+    """The lines of accuracy and loss."""
+    lines = [
+        accuracy_line("Captcha", judged.right, judged.pictures),
+        accuracy_line("Symbol", judged.symbols_right, judged.symbols),
+    ]
+    return lines if judged.loss is None else [*lines, f"Loss: {judged.loss:.4f} nats a symbol"]
+
+
 # ---------------------------------------------------------------------- in the terminal
 
 
@@ -104,9 +117,7 @@ def report(judged: Judgement, names: Sequence[str]) -> str:
     """What a terminal of 80 columns shows; `names` are those of the pictures."""
     j = judged
     lines = [
-        accuracy_line("Captcha", j.right, j.pictures),
-        accuracy_line("Symbol", j.symbols_right, j.symbols),
-        f"Loss: {j.loss:.4f} nats a symbol",
+        *figures(j),
         "",
         "Refusing the least sure:",
         *(f"  {100 * share:>3.0f}% read, {text}" for share, text in refusal_lines(j)),
@@ -164,16 +175,11 @@ def write_page(
         names: those of all pictures.
     """
     j = judged
-    numbers = [
-        accuracy_line("Captcha", j.right, j.pictures),
-        accuracy_line("Symbol", j.symbols_right, j.symbols),
-        f"Loss: {j.loss:.4f} nats a symbol",
-        f"Expected calibration error: {j.calibration_error:.2%}",
-    ]
+    numbers = [*figures(j), f"Expected calibration error: {j.calibration_error:.2%}"]
     refusals = "".join(f"<tr><td>{100 * s:.0f}%</td><td>{text}</td></tr>" for s, text in refusal_lines(j))
     bins = "".join(f"<tr><td>{n}</td><td>{c:.2%}</td><td>{r:.2%}</td></tr>" for n, c, r in j.bins)
     more = f" The {ON_PAGE} surest of {len(j.mistakes)} are shown." if len(j.mistakes) > ON_PAGE else ""
-    figures = "".join(
+    pictures = "".join(
         f'<figure><img src="{data_url(image)}" alt="{escaped(m.label)}"><figcaption>{escaped(m.label)}, read '
         f"<del>{escaped(m.text)}</del>, {m.confidence:.2%} sure<br><small>{escaped(names[m.place])}</small>"
         "</figcaption></figure>"
@@ -198,7 +204,7 @@ how many pictures there are.</p>
 {matrix(j)}
 <h2>Read wrong</h2>
 <p>{len(j.mistakes)} of {j.pictures}, the surest first.{more}</p>
-<div class="wrong">{figures}</div>
+<div class="wrong">{pictures}</div>
 </body></html>
 """
     path = Path(folder, "index.html")

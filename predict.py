@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from tqdm import tqdm
 
-from config import CaptchaError, Config, Parser, number, printable, run
+from config import Config, Parser, number, printable, run
 from generate_captcha import LARGEST_FILE, Picture, PictureError, ReadData, visible_names
 from judge import ON_PAGE, judge, report, write_page
+from runtime import SUFFIXES, Model, load_exported
 from session import Saved, has_bfloat16, load, load_tensorflow, session_config
 
 BATCH = 250  # pictures read at once: bounds memory
@@ -36,52 +37,52 @@ class Reading(NamedTuple):
 
 
 class Predictor:
-    """Reads pictures with the best weights in a checkpoint folder, and their settings."""
+    """Reads pictures with a trained model, which brings its settings.
 
-    def __init__(self, folder: str = Config.checkpoint_folder) -> None:
-        self.folder = folder
+    Args:
+        path: a checkpoint folder, whose best weights read; or a file that export.py wrote, which needs
+            no TensorFlow.
+    """
+
+    def __init__(self, path: str = Config.checkpoint_folder) -> None:
+        self.path = path
 
     @functools.cached_property
     def _saved(self) -> Saved:
         load_tensorflow()
-        return load(self.folder)
+        return load(self.path)
+
+    @functools.cached_property
+    def _exported(self) -> tuple[dict[str, Any], Model] | None:
+        return load_exported(self.path) if self.path.endswith(SUFFIXES) else None
 
     @property
     def config(self) -> Config:
         """The settings that the model was trained with."""
-        return self._saved.config
+        return Config(**self._exported[0]) if self._exported else self._saved.config
 
     @functools.cached_property
     def _reader(self) -> ReadData:
         return ReadData(self.config)
 
     @functools.cached_property
-    def _models(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
-        """What reads pictures and what weighs labels, as read_images() and losses() call them.
-
-        The weights are constants of the graph: TensorFlow folds the batch normalisation into the
-        kernels and brings them into the processor's order once, not with every call.
-        """
+    def _models(self) -> tuple[Model, Callable[..., np.ndarray] | None]:
+        """What reads pictures, as load_exported() explains it, and what loss() calls, where there is one."""
+        if self._exported:
+            return self._exported[1], None
         tf = load_tensorflow()
-        from cnn_model import ctc_loss, read
+        from cnn_model import ctc_loss, frozen
 
-        config, weights = self.config, self._saved.weights
-
-        def constant(getter: Any, name: str, **others: Any) -> Any:
-            if name not in weights:
-                raise CaptchaError(
-                    f"{printable(self.folder)} must hold a model of this version of the program, but what it "
-                    f"holds has no {name}: read with the version that trained it, or train anew"
-                )
-            return tf.constant(weights[name])
-
-        with tf.Graph().as_default(), tf.variable_scope("", custom_getter=constant):
-            x = tf.placeholder(tf.uint8, [None, config.height, config.width])
+        config = self.config
+        with tf.Graph().as_default():
+            x, logits, answers = frozen(config, self._saved.weights)
+            codes = tf.constant([ord(symbol) for symbol in config.alphabet])
+            text, runner_up = (tf.gather(codes, each) for each in (answers.symbols, answers.runner_up))
             labels = tf.placeholder(tf.int32, [None, config.char_num])
-            _, logits, answers = read(x, config)
             loss = ctc_loss(logits, labels)
             session = tf.Session(config=session_config(has_bfloat16()))  # as in training
-            return session.make_callable([*answers], [x]), session.make_callable(loss, [x, labels])
+            said = answers._replace(symbols=text, runner_up=runner_up)
+            return session.make_callable([*said], [x]), session.make_callable(loss, [x, labels])
 
     @overload
     def read(self, pictures: Picture) -> Reading: ...
@@ -114,27 +115,25 @@ class Predictor:
         read, _ = self._models
         readings = []
         for part in parts(len(images)):
-            symbols, confidence, each, runner_up, runner_up_confidence = read(images[part])
+            text, confidence, each, runner_up, runner_up_confidence = read(images[part])
             columns = (
-                self._texts(symbols),
+                ["".join(map(chr, codes)) for codes in text.tolist()],
                 confidence.tolist(),
                 each.tolist(),
-                self._texts(runner_up),
+                ["".join(map(chr, codes)) for codes in runner_up.tolist()],
                 runner_up_confidence.tolist(),
             )
             readings += [Reading(*row) for row in zip(*columns, strict=True)]
         return readings
 
-    def losses(self, images: np.ndarray, labels: Sequence[str]) -> np.ndarray:
-        """The loss of each label, as in training: float32 [N], nats a symbol."""
+    def loss(self, images: np.ndarray, labels: Sequence[str]) -> float | None:
+        """The mean loss of these labels, nats a symbol, as in training; an exported model has none."""
         _, weigh = self._models
+        if weigh is None:
+            return None
         classes = np.array([[self.config.alphabet.index(symbol) for symbol in label] for label in labels])
         found = [weigh(images[part], classes[part]) for part in parts(len(images))]
-        return np.concatenate(found)
-
-    def _texts(self, symbols: np.ndarray) -> list[str]:
-        alphabet = self.config.alphabet
-        return ["".join(alphabet[k] for k in row) for row in symbols.tolist()]
+        return float(np.concatenate(found).mean(dtype=np.float64))
 
 
 def parts(count: int) -> Iterator[slice]:
@@ -154,6 +153,7 @@ def main(arguments: Sequence[str]) -> int:
         metavar="FOLDER",
         help="folder of the model (default: %(default)s)",
     )
+    parser.add_argument("--model", metavar="FILE", help="a file that export.py wrote, to read with instead")
     parser.add_argument("--json", action="store_true", help="print a JSON object a line")
     parser.add_argument(
         "--min-confidence",
@@ -174,7 +174,7 @@ def main(arguments: Sequence[str]) -> int:
     least = options.min_confidence
     if not isinstance(least, float) or not 0 <= least <= 1:
         parser.error(f"--min-confidence must be a number from 0 to 1, not {least!r}")
-    predictor = Predictor(options.checkpoint_folder)
+    predictor = Predictor(options.model or options.checkpoint_folder)
     if options.labelled:
         return judge_folder(predictor, options.labelled, options.report)
     return read_paths(predictor, options.paths, least, options.json)
@@ -235,7 +235,7 @@ def judge_folder(predictor: Predictor, folder: str, page_folder: str | None) -> 
         labels,
         [reading.text for reading in readings],
         [reading.confidence for reading in readings],
-        float(predictor.losses(images, labels).mean(dtype=np.float64)),
+        predictor.loss(images, labels),
         predictor.config.alphabet,
     )
     print(report(judged, names), flush=True)

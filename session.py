@@ -42,16 +42,26 @@ def load_tensorflow() -> Any:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
-    sys.stderr.flush()
-    with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(tempfile.TemporaryFile())
-        stderr = os.dup(2)  # the C++ part writes there before it can be told not to
-        stack.callback(os.close, stderr)
-        stack.callback(os.dup2, stderr, 2)
-        os.dup2(sink.fileno(), 2)
+    with silence():
         import tensorflow.compat.v1 as tf
     tf.logging.set_verbosity(tf.logging.ERROR)
     return tf
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """Inside, nothing reaches standard error: TensorFlow's C++ part writes there whatever it is told."""
+    sys.stderr.flush()
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(tempfile.TemporaryFile())
+        stderr = os.dup(2)
+        stack.callback(os.close, stderr)
+        stack.callback(os.dup2, stderr, 2)
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
 
 
 def has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:

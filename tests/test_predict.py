@@ -131,7 +131,7 @@ def test_thousands_of_calls_do_not_grow_the_process(predictor, folder):
 def test_a_model_of_another_version_is_named(trained):
     predictor = Predictor(str(trained.folder / "checkpoints"))
     del predictor._saved.weights["temperature"]
-    with pytest.raises(CaptchaError, match=r"must hold a model of this version .* has no temperature"):
+    with pytest.raises(CaptchaError, match=r"must be of this version .* has no temperature"):
         predictor.read_images(np.zeros((1, 23, 37), np.uint8))
 
 
