@@ -535,6 +535,7 @@ def main(arguments: Sequence[str]) -> int:
         f"training; the best weights, of step {progress.best_step}, are in {printable(folder)}"
     )
     say(f"Read a captcha:   python predict.py {printable(elsewhere)}captcha.png")
+    say(f"See its mistakes: python predict.py {printable(elsewhere + '--labelled ' + config.test_folder)}")
     say(f"Watch the curves: tensorboard --logdir {printable(config.tensorboard_folder)}")
     return 0
 
