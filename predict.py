@@ -30,7 +30,7 @@ class Reading(NamedTuple):
 
 
 class Predictor:
-    """Reads pictures with the best weights in a checkpoint folder, or an exported file, and their settings."""
+    """Reads pictures with a checkpoint folder's best weights, or an exported file, and their settings."""
 
     def __init__(self, path: str = Config.checkpoint_folder) -> None:
         self.path = path

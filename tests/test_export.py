@@ -25,6 +25,7 @@ from predict import Predictor
 from runtime import OUTPUTS, load_exported
 
 SETTINGS = {"width": 37, "height": 23, "char_num": 3, "characters": "abcde"}
+ELSE = "must be an earlier export to be replaced, but holds something else: move it away"
 RUNTIMES = {"litert": "ai_edge_litert", "onnx": "onnxruntime", "saved_model": "tensorflow"}
 WRITERS = {"onnx": "tf2onnx"}
 FILES = pytest.mark.parametrize("form", ["litert", "onnx"])
@@ -90,12 +91,13 @@ def expected(place, images):
 
 def assert_same(found, expected):
     for name, one, other in zip(OUTPUTS, found, expected, strict=True):
-        assert np.shape(one) == other.shape
-        if other.dtype == np.int32:
-            assert one.dtype == np.int32
-            assert np.array_equal(one, other), name
+        assert (np.shape(one), one.dtype) == (other.shape, other.dtype)
+        if name == "runner_up":  # of two that are as likely as each other, either
+            assert (one != other).any(axis=1).sum() <= 1
         else:
-            np.testing.assert_allclose(one, other, atol=1e-3, err_msg=name)
+            np.testing.assert_allclose(
+                one, other, rtol=0, atol=1e-3 * (one.dtype == np.float32), err_msg=name
+            )
 
 
 # ---------------------------------------------------------------------- what they read
@@ -192,12 +194,12 @@ def test_what_is_no_exported_model_is_named(form, written, tmp_path, monkeypatch
     path = written(form)
     content = path.read_bytes()
     bad = tmp_path / path.name
-    with pytest.raises(CaptchaError, match="must be an exported model, .* there is no such file: write one"):
+    with pytest.raises(CaptchaError, match=r"must be an exported model, .* there is no such file: write one"):
         load_exported(str(bad))
     for damaged in (b"", b"no model", content[:1000], content[: len(content) // 2], content[:-5]):
         bad.write_bytes(damaged)
         with pytest.raises(
-            CaptchaError, match="is damaged or none .*: write it anew with `python export.py`"
+            CaptchaError, match=r"is damaged or none .*: write it anew with `python export.py`"
         ):
             load_exported(str(bad))
     with pytest.raises(CaptchaError, match=r"must be an exported model, .onnx or .tflite, but its name ends"):
@@ -205,7 +207,7 @@ def test_what_is_no_exported_model_is_named(form, written, tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, RUNTIMES[form], None)
     for name in [name for name in sys.modules if name.startswith(f"{RUNTIMES[form]}.")]:
         monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(CaptchaError, match="is not installed: pip install -r requirements-export.txt"):
+    with pytest.raises(CaptchaError, match=r"is not installed: pip install -r requirements-export.txt"):
         load_exported(str(path))
 
 
@@ -225,7 +227,7 @@ def test_without_a_model_one_sentence_says_so(tmp_path, tf):
 
 def test_a_package_that_is_missing_is_named_before_anything_is_written(place, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    wanted = "ONNX must be written with tf2onnx, .*: pip install -r requirements-export.txt"
+    wanted = r"ONNX must be written with tf2onnx, .*: pip install -r requirements-export.txt"
     with pytest.raises(CaptchaError, match=wanted):
         export.main(["--checkpoint-folder", str(place / "checkpoints"), "--to", str(tmp_path / "to")])
     assert not (tmp_path / "to").exists()
@@ -248,7 +250,7 @@ def test_a_full_disk_leaves_the_earlier_export(form, written, place, monkeypatch
 
     monkeypatch.setattr(Path, "write_text", full)
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(CaptchaError, match="could not be written .No space left on device"):
+    with pytest.raises(CaptchaError, match=r"could not be written .No space left on device"):
         export.main([form, *options(place)])
     assert {each: each.read_bytes() for each in (path, *path.rglob("*")) if each.is_file()} == before
     assert not [name for name in os.listdir(path.parent) if name.startswith(".")]
@@ -258,17 +260,13 @@ def test_only_an_earlier_export_is_replaced(written, place, tmp_path):
     target = tmp_path / "saved_model"
     arguments = ["saved_model", *options(place)[:2], "--to", str(tmp_path)]
     target.touch()
-    with pytest.raises(
-        CaptchaError, match="must be an earlier export to be replaced, but holds something else"
-    ):
+    with pytest.raises(CaptchaError, match=ELSE):
         export.main(arguments)
     assert target.is_file()
     target.unlink()
     target.mkdir()
     (target / "thesis.txt").touch()
-    with pytest.raises(
-        CaptchaError, match="must be an earlier export to be replaced, but holds something else"
-    ):
+    with pytest.raises(CaptchaError, match=ELSE):
         export.main(arguments)
     assert os.listdir(target) == ["thesis.txt"]
     shutil.rmtree(target)
