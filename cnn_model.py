@@ -154,14 +154,16 @@ def read(x: Any, config: Config) -> tuple[Any, Any, Answers]:
     return scores, logits, decode(tf.nn.softmax(logits), config.char_num)
 
 
-def frozen(config: Config, weights: dict[str, np.ndarray], half: bool = False) -> tuple[Any, Any, Answers]:
+def frozen(
+    config: Config, weights: dict[str, np.ndarray], halved: float = np.inf
+) -> tuple[Any, Any, Answers]:
     """Add the reading network to the default graph, its weights constants: pictures, logits, what they say.
 
     TensorFlow folds the batch normalisation into the kernels and brings them into the processor's
     order once, not with every call.
 
     Args:
-        half: keep the kernels in float16, in half the space; they are float32 again when it runs.
+        halved: weights of at least as many values are kept in float16, and are float32 again when it runs.
     Raises:
         CaptchaError: a weight is missing.
     """
@@ -172,7 +174,7 @@ def frozen(config: Config, weights: dict[str, np.ndarray], half: bool = False) -
                 f"the model must be of this version of the program, but has no {name}: read with the version "
                 "that trained it, or train anew"
             )
-        if half and name.endswith("kernel"):
+        if weights[name].size >= halved:
             return tf.cast(tf.constant(weights[name].astype(np.float16)), tf.float32)
         return tf.constant(weights[name])
 
@@ -293,11 +295,8 @@ def decode(probabilities: Any, length: int) -> Answers:
     exchanged = tf.one_hot(tf.argmax(shares[:, :, 1] / shares[:, :, 0], axis=1), length, True, False)
     runner_up = tf.where(exchanged, others, symbols)
     every = total(left, left_scale)
-    texts, weights, every = (
-        tf.concat([symbols, runner_up], 0),
-        tf.concat([weights] * 2, 1),
-        tf.concat([every] * 2, 0),
-    )
+    texts = tf.concat([symbols, runner_up], axis=0)
+    weights, every = tf.concat([weights] * 2, axis=1), tf.concat([every] * 2, axis=0)
     confidence, next_best = tf.split(probability(texts, weights, every), 2)
     return Answers(symbols, confidence, shares[:, :, 0], runner_up, next_best)
 
@@ -313,12 +312,11 @@ def label_probability(probabilities: Any, labels: Any) -> Any:
 
 
 def probability(symbols: Any, weights: Any, every: Any) -> Any:
-    """The share of the ways that say these symbols, int32 [B, L], in those of log weight `every`, [B]."""
+    """The share of the ways that say symbols, int32 [B, L], in those of `every`, log [B]: float32 [B]."""
     blank = int(weights.shape[3]) - 1
     said = tf.pad(tf.one_hot(symbols, blank + 1), [[0, 0], [1, 0], [0, 0]])
-    these = total(
-        *lattice(weights * (said + tf.one_hot(blank, blank + 1)))
-    )  # a state's blank and its own symbol
+    said += tf.one_hot(blank, blank + 1)  # a state's blank and its own symbol
+    these = total(*lattice(weights * said))
     return tf.exp(tf.minimum(these - every, 0.0))
 
 

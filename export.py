@@ -25,7 +25,7 @@ from runtime import SETTINGS
 from session import Saved, load, load_tensorflow, silence, tensorflow_reason
 
 FORMS = {"saved_model": "saved_model", "litert": "captcha.tflite", "onnx": "captcha.onnx"}
-HALVED = 1000  # values of a constant from which on it is kept in float16
+HALVED = 1000  # values of a constant from which on it is kept in float16: the others cost accuracy, not space
 
 
 def settings_inside(config: Config) -> str:
@@ -34,17 +34,17 @@ def settings_inside(config: Config) -> str:
     return json.dumps({name: config.as_dict()[name] for name in names}, ensure_ascii=False)
 
 
-def add_graph(saved: Saved, strings: bool, half: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+def add_graph(saved: Saved, strings: bool, halved: float = np.inf) -> tuple[dict[str, Any], dict[str, Any]]:
     """Add what reads to the default graph; its input and its outputs, by name.
 
     Args:
         strings: the texts are string [B]; otherwise code points, int32 [B, L].
-        half: the kernels are kept in float16.
+        halved: as frozen() explains it.
     """
     tf = load_tensorflow()
     from cnn_model import frozen
 
-    x, _, answers = frozen(saved.config, saved.weights, half)
+    x, _, answers = frozen(saved.config, saved.weights, halved)
     alphabet = tf.constant([symbol if strings else ord(symbol) for symbol in saved.config.alphabet])
     outputs = answers._asdict()
     outputs["text"] = outputs.pop("symbols")
@@ -55,11 +55,11 @@ def add_graph(saved: Saved, strings: bool, half: bool) -> tuple[dict[str, Any], 
     return {"pictures": x}, {name: tf.identity(tensor, name) for name, tensor in outputs.items()}
 
 
-def write_saved_model(saved: Saved, folder: Path, strings: bool = True, half: bool = True) -> None:
+def write_saved_model(saved: Saved, folder: Path, strings: bool = True, halved: float = HALVED) -> None:
     """Write a SavedModel into a folder that there is not yet."""
     tf = load_tensorflow()
     with tf.Graph().as_default(), tf.Session() as session:
-        tf.saved_model.simple_save(session, str(folder), *add_graph(saved, strings, half))
+        tf.saved_model.simple_save(session, str(folder), *add_graph(saved, strings, halved))
     extra = folder / "assets.extra"
     extra.mkdir()
     (extra / f"{SETTINGS}.json").write_text(settings_inside(saved.config), encoding="utf-8")
@@ -70,7 +70,7 @@ def write_litert(saved: Saved, path: Path) -> None:
     tf = load_tensorflow()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "saved_model")
-        write_saved_model(saved, folder, strings=False, half=False)
+        write_saved_model(saved, folder, strings=False, halved=np.inf)
         converter = tf.compat.v2.lite.TFLiteConverter.from_saved_model(str(folder))
         path.write_bytes(litert_halved(converter.convert()))
     with zipfile.ZipFile(path, "a") as behind:
@@ -114,7 +114,7 @@ def write_onnx(saved: Saved, path: Path) -> None:
 
     tf = load_tensorflow()
     with tf.Graph().as_default() as graph:
-        inputs, outputs = add_graph(saved, strings=False, half=False)
+        inputs, outputs = add_graph(saved, strings=False)
     model, _ = tf2onnx.convert.from_graph_def(
         graph.as_graph_def(),
         "captcha",

@@ -25,6 +25,7 @@ from predict import Predictor
 from runtime import OUTPUTS, load_exported
 
 SETTINGS = {"width": 37, "height": 23, "char_num": 3, "characters": "abcde"}
+ELSE = "must be an earlier export to be replaced, but holds something else: move it away"
 RUNTIMES = {"litert": "ai_edge_litert", "onnx": "onnxruntime", "saved_model": "tensorflow"}
 WRITERS = {"onnx": "tf2onnx"}
 FILES = pytest.mark.parametrize("form", ["litert", "onnx"])
@@ -90,12 +91,13 @@ def expected(place, images):
 
 def assert_same(found, expected):
     for name, one, other in zip(OUTPUTS, found, expected, strict=True):
-        assert np.shape(one) == other.shape
-        if other.dtype == np.int32:
-            assert one.dtype == np.int32
-            assert np.array_equal(one, other), name
+        assert (np.shape(one), one.dtype) == (other.shape, other.dtype)
+        if name == "runner_up":  # of two that are as likely as each other, either
+            assert (one != other).any(axis=1).sum() <= 1
         else:
-            np.testing.assert_allclose(one, other, atol=1e-3, err_msg=name)
+            np.testing.assert_allclose(
+                one, other, rtol=0, atol=1e-3 * (one.dtype == np.float32), err_msg=name
+            )
 
 
 # ---------------------------------------------------------------------- what they read
@@ -225,7 +227,7 @@ def test_without_a_model_one_sentence_says_so(tmp_path, tf):
 
 def test_a_package_that_is_missing_is_named_before_anything_is_written(place, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
-    wanted = "ONNX must be written with tf2onnx, .*: pip install -r requirements-export.txt"
+    wanted = r"ONNX must be written with tf2onnx, .*: pip install -r requirements-export.txt"
     with pytest.raises(CaptchaError, match=wanted):
         export.main(["--checkpoint-folder", str(place / "checkpoints"), "--to", str(tmp_path / "to")])
     assert not (tmp_path / "to").exists()
@@ -258,17 +260,13 @@ def test_only_an_earlier_export_is_replaced(written, place, tmp_path):
     target = tmp_path / "saved_model"
     arguments = ["saved_model", *options(place)[:2], "--to", str(tmp_path)]
     target.touch()
-    with pytest.raises(
-        CaptchaError, match=r"must be an earlier export to be replaced, but holds something else"
-    ):
+    with pytest.raises(CaptchaError, match=ELSE):
         export.main(arguments)
     assert target.is_file()
     target.unlink()
     target.mkdir()
     (target / "thesis.txt").touch()
-    with pytest.raises(
-        CaptchaError, match=r"must be an earlier export to be replaced, but holds something else"
-    ):
+    with pytest.raises(CaptchaError, match=ELSE):
         export.main(arguments)
     assert os.listdir(target) == ["thesis.txt"]
     shutil.rmtree(target)
