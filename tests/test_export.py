@@ -86,7 +86,7 @@ def images(drawn):
 
 @pytest.fixture(scope="module")
 def expected(place, images):
-    return Predictor(str(place / "checkpoints"))._model(images)
+    return Predictor(str(place / "checkpoints"))._models[0](images)
 
 
 def assert_same(found, expected):
