@@ -342,18 +342,18 @@ def lattice(weights: Any) -> tuple[Any, Any]:
     _, _, counts, classes = weights.shape
     others, to_blank = 1 - np.eye(classes), np.eye(classes)[-1]
     stay, say = np.eye(classes) + others * to_blank, others * (1 - to_blank)  # [from k, to k]
-    moves = tf.constant(np.stack([say, stay])[None], tf.float32)  # from n - 1 and from n: a convolution
+    moves = tf.constant(np.concatenate([stay, say]), tf.float32)
     states = tf.zeros_like(weights[0]) + nothing_said(counts - 1, classes - 1)
-    states = tf.expand_dims(states, 1)
     all_states, scales = [], []
-    for column in tf.unstack(tf.expand_dims(weights, 2)):  # the number of operations is what takes time
-        states = tf.nn.conv2d(states, moves, 1, [[0, 0], [0, 0], [1, 0], [0, 0]]) * column
-        scale = tf.reduce_max(states, axis=[1, 2, 3], keepdims=True) / LARGEST
+    for column in tf.unstack(weights):  # with few operations: their number is what takes time
+        one_less_said = tf.pad(states, [[0, 0], [1, 0], [0, 0]])[:, :-1]
+        both = tf.reshape(tf.concat([states, one_less_said], axis=2), [-1, 2 * classes])
+        states = tf.reshape(tf.matmul(both, moves), [-1, counts, classes]) * column
+        scale = tf.reduce_max(states, axis=[1, 2], keepdims=True) / LARGEST
         states /= scale
         all_states.append(states)
         scales.append(scale)
-    scales = tf.squeeze(tf.stack(scales), [2, 3, 4])
-    return tf.squeeze(tf.stack(all_states), 2), tf.cumsum(tf.math.log(scales))
+    return tf.stack(all_states), tf.cumsum(tf.math.log(tf.squeeze(tf.stack(scales), [2, 3])))
 
 
 def nothing_said(length: int, blank: int) -> Any:

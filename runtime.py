@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from config import CaptchaError, printable
+from session import silence
 
 SUFFIXES = (".onnx", ".tflite")
 OUTPUTS = ("text", "confidence", "each", "runner_up", "runner_up_confidence")
@@ -45,8 +46,9 @@ def load_exported(path: str, threads: int = 0) -> tuple[dict[str, Any], Model]:
         )
     content = Path(path).read_bytes()
     try:
-        settings, model = load(content, threads)
-        model(np.zeros([1, settings["height"], settings["width"]], np.uint8))
+        with silence():  # LiteRT says what it is about to do
+            settings, model = load(content, threads)
+            model(np.zeros([1, settings["height"], settings["width"]], np.uint8))
     except ImportError as error:
         raise CaptchaError(
             f"{shown} must be read with {error.name or error}, which is not installed: "

@@ -184,6 +184,7 @@ def test_predict_reads_with_them_without_tensorflow(form, written, place, expect
     )
     done = run(place, code)
     assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
     name, text, confidence = done.stdout.rstrip("\n").split("\t")
     assert (name, text) == ("captcha.png", "".join(map(chr, expected[0][0])))
     assert float(confidence) == pytest.approx(expected[1][0], abs=2e-3)

@@ -110,6 +110,22 @@ def test_symbols_of_which_one_can_hardly_be_seen_are_told_apart(tf):
     assert confidence == pytest.approx(0.75, rel=1e-3)
 
 
+def test_decoding_stays_in_float32_where_convolutions_do_not(tf):
+    from cnn_model import decode
+    from session import session_config
+
+    shares = random_shares(9, 4)
+    found = []
+    for bfloat16 in (False, True):
+        with tf.Graph().as_default(), tf.Session(config=session_config(bfloat16)) as session:
+            placeholder = tf.placeholder(tf.float32, [9, None, 5])
+            product = tf.matmul(placeholder[0], placeholder[0], transpose_b=True)
+            answers = decode(placeholder, 3)
+            found.append(session.run([*answers, product], {placeholder: shares}))
+    for one, other in zip(*found, strict=True):
+        assert np.array_equal(one, other)
+
+
 def parameters(config):
     """Kernels and batch normalisations of the three convolutions; kernel and bias of the columns."""
     convolutions = 25 * (1 * 16 + 16 * 32 + 32 * 64) + 2 * (16 + 32 + 64)
