@@ -57,6 +57,7 @@ ROWS = {
     "steps": Row("training steps a second", lambda options: measure.steps()),
     "drawing": Row("captchas drawn, written and loaded", lambda options: measure.drawing()),
     "reading": Row("captchas read a second", lambda options: measure.reading()),
+    "exported": Row("what export.py writes", lambda options: measure.exported()),
 }
 
 

@@ -277,13 +277,49 @@ def reading() -> dict[str, Any]:
 def _reading(checkpoints: str) -> dict[str, Any]:
     from predict import Predictor
 
-    config, predictor = Config(), Predictor(checkpoints)
-    images = np.stack([grey(draw(config, "test", index)[1]) for index in range(1000)])
+    images, predictor = some_images(), Predictor(checkpoints)
     predictor.read_images(images)
     many = min(timed(lambda: predictor.read_images(images)) for _ in range(10))
-    singles = [images[i : i + 1] for i in range(500)]
-    one = statistics.median(timed(functools.partial(predictor.read, single)) for single in singles)
+    one = statistics.median(timed(functools.partial(predictor.read, each)) for each in images[:500])
     return {"read a second": round(len(images) / many), "ms for one": round(1000 * one, 2)}
+
+
+def some_images() -> np.ndarray:
+    """Drawn captchas, uint8 [1000, H, W]."""
+    return np.stack([grey(draw(Config(), "test", index)[1]) for index in range(1000)])
+
+
+def exported() -> dict[str, Any]:
+    """Of each file that export.py writes: kB, ms for one picture and a second's pictures on one core.
+
+    `from start to end` is `python predict.py --model` on one picture, the best of five.
+    """
+    from export import FORMS
+
+    with tempfile.TemporaryDirectory() as folder:
+        command(folder, "driver.py", "--generate-num", "500", "50", "50", "--epoch", "1")
+        printed, _ = command(folder, "export.py")
+        picture = os.path.join("test", sorted(os.listdir(os.path.join(folder, "test")))[0])
+        found = {}
+        for form, name in FORMS.items():
+            path = os.path.join("exported", name)
+            size = re.search(rf"^{re.escape(path)}: (\d+) kB$", printed, re.M)
+            found[form] = {"kB": int(size[1]) if size else None}
+            if form != "saved_model":
+                found[form] |= apart(_exported, os.path.join(folder, path))
+                start = functools.partial(command, folder, "predict.py", "--model", path, picture)
+                found[form]["from start to end, ms"] = round(1000 * min(timed(start) for _ in range(5)))
+        return found
+
+
+def _exported(path: str) -> dict[str, Any]:
+    from runtime import load_exported
+
+    images, (_, model) = some_images(), load_exported(path, threads=1)
+    model(images[:100])
+    many = min(timed(lambda: model(images[:100])) for _ in range(20))
+    one = statistics.median(timed(functools.partial(model, each[None])) for each in images[:500])
+    return {"ms for one": round(1000 * one, 2), "read a second": round(100 / many)}
 
 
 def readers() -> dict[str, Any]:
