@@ -269,7 +269,7 @@ def plot(
     sizes: Sequence[float] = (),
 ) -> str:
     """A small chart as SVG: a line through the points, or dots beside the diagonal."""
-    left, top, width, height = 60, 10, 400, 240
+    left, top, width, height = 60, 20, 400, 240
 
     def at(x: float, y: float) -> tuple[float, float]:
         (x0, x1), (y0, y1) = x_range, y_range
@@ -295,4 +295,4 @@ def plot(
     parts.append(f'<text x="{left + width / 2}" y="{bottom + 18}" text-anchor="middle">{across}</text>')
     parts.append(f'<text x="{left - 6}" y="{top + height / 2}" text-anchor="end">{up.split()[0]}</text>')
     parts.append(f'<text x="{left - 6}" y="{top + height / 2 + 14}" text-anchor="end">{up.split()[1]}</text>')
-    return f'<svg viewBox="0 0 480 290" width="480" role="img">{"".join(parts)}</svg>'
+    return f'<svg viewBox="0 0 480 300" width="480" role="img">{"".join(parts)}</svg>'
