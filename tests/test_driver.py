@@ -3,6 +3,7 @@ import io
 import math
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -551,18 +552,20 @@ def test_predict_without_a_model_or_with_a_broken_one_is_one_sentence(trained, t
     )
 
 
-def test_a_second_run_keeps_the_first_ones_model_and_clears_its_curves(trained):
-    files = {p.name for p in (trained.folder / "checkpoints").iterdir() if p.is_file()} - {
+def test_a_second_run_keeps_the_first_ones_model_and_clears_its_curves(trained, tmp_path):
+    folder = tmp_path / "again"
+    shutil.copytree(trained.folder, folder)
+    files = {p.name for p in (folder / "checkpoints").iterdir() if p.is_file()} - {
         "lock",
         "checkpoint",
     }
-    before = {p for p in (trained.folder / "tensorboard").rglob("*") if p.is_file()}
-    done = script("driver.py", *flags(replace(trained.config, Epoch=1, seed=5)), cwd=trained.folder)
+    before = {p for p in (folder / "tensorboard").rglob("*") if p.is_file()}
+    done = script("driver.py", *flags(replace(trained.config, Epoch=1, seed=5)), cwd=folder)
     assert done.returncode == 0, done.stderr
     assert "The run before is kept in checkpoints/previous" in done.stdout
     assert "train: used as it is, drawn with seed 0 (asked for: 5)" in done.stdout
-    assert {p.name for p in (trained.folder / "checkpoints" / "previous").iterdir()} == files
-    after = {p for p in (trained.folder / "tensorboard").rglob("*") if p.is_file()}
+    assert {p.name for p in (folder / "checkpoints" / "previous").iterdir()} == files
+    after = {p for p in (folder / "tensorboard").rglob("*") if p.is_file()}
     assert len({path.name for path in after} - {"lock"}) == 2
     assert {path.name for path in before & after} == {"lock"}
 
