@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from config import ConfigError, printable
+from judge import confused
 
 EVENTS = ".captcha"  # ends the names of the event files that are ours to clear
 WORST = 12  # captchas shown, three beside each other
@@ -101,10 +102,7 @@ def confusions(labels: Sequence[str], texts: Sequence[str]) -> Image.Image:
 
     Shown are the symbols that are confused, the MOST frequently so where they are many.
     """
-    pairs = (
-        pair for label, text in zip(labels, texts, strict=True) for pair in zip(label, text, strict=True)
-    )
-    counts = Counter(pair for pair in pairs if pair[0] != pair[1])
+    counts = confused(labels, texts)
     involved: Counter[str] = Counter()
     for (a, b), count in counts.items():
         involved[a] += count

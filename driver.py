@@ -38,13 +38,13 @@ from session import (
     keep_earlier,
     load,
     load_tensorflow,
+    parts,
     saves,
     session_config,
     tensorflow_reason,
     tidy,
 )
 
-EVALUATION_BATCH = 250  # pictures read at once: bounds memory
 PRIOR = 2.0  # nats that a temperature of e or 1/e costs
 PLATEAU_STEPS = 500  # every run measured had left the base rate by step 300, most by step 100
 
@@ -206,11 +206,6 @@ def evaluate(session: Any, model: Any, data: Data) -> Answered:
         feed = feed_data(model, data.images[part], data.labels[part])
         found.append(session.run([model.loss, model.answers.symbols, model.right], feed))
     return Answered(*(np.concatenate(each) for each in zip(*found, strict=True)))
-
-
-def parts(count: int) -> Iterator[slice]:
-    """Slices that cover a set, EVALUATION_BATCH pictures each."""
-    return (slice(start, start + EVALUATION_BATCH) for start in range(0, count, EVALUATION_BATCH))
 
 
 def calibrate(session: Any, model: Any, data: Data) -> None:

@@ -128,9 +128,8 @@ def write_onnx(saved: Saved, path: Path) -> None:
         if values.dtype == np.float32 and values.size >= HALVED:
             name = constant.name
             constant.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}/half"))
-            model.graph.node.insert(
-                0, onnx.helper.make_node("Cast", [constant.name], [name], to=1)
-            )  # float32
+            widen = onnx.helper.make_node("Cast", [constant.name], [name], to=onnx.TensorProto.FLOAT)
+            model.graph.node.insert(0, widen)
     onnx.helper.set_model_props(model, {SETTINGS: settings_inside(saved.config)})
     onnx.checker.check_model(model)
     path.write_bytes(model.SerializeToString())

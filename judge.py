@@ -63,7 +63,6 @@ def judge(
     right = np.array([label == text for label, text in pairs])
     confidence = np.array(confidences, np.float64)
     both = [pair for label, text in pairs for pair in zip(label, text, strict=True)]
-    confused = Counter((a, b) for a, b in both if a != b)
     surest = np.argsort(-confidence, kind="stable")
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
     inside = [place == i for i in range(BINS)]
@@ -75,7 +74,7 @@ def judge(
         symbols_right=sum(a == b for a, b in both),
         symbols=len(both),
         loss=loss,
-        confusions=[(a, b, count) for (a, b), count in confused.most_common()],
+        confusions=[(a, b, count) for (a, b), count in confused(labels, texts).most_common()],
         refusals=right[surest].cumsum() / np.arange(1, len(pairs) + 1),
         bins=bins,
         calibration_error=sum(n * abs(sure - share) for n, sure, share in bins) / len(pairs),
@@ -83,6 +82,14 @@ def judge(
             Mistake(i, labels[i], texts[i], float(confidence[i])) for i in surest.tolist() if not right[i]
         ],
     )
+
+
+def confused(labels: Sequence[str], texts: Sequence[str]) -> Counter[tuple[str, str]]:
+    """How often each symbol was read for which other: (symbol, what was read)."""
+    both = (
+        (a, b) for label, text in zip(labels, texts, strict=True) for a, b in zip(label, text, strict=True)
+    )
+    return Counter((a, b) for a, b in both if a != b)
 
 
 def wilson(right: int, count: int) -> tuple[float, float]:

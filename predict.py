@@ -11,7 +11,7 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -21,9 +21,7 @@ from config import Config, Parser, number, printable, run
 from generate_captcha import LARGEST_FILE, Picture, PictureError, ReadData, visible_names
 from judge import ON_PAGE, judge, report, write_page
 from runtime import SUFFIXES, Model, load_exported
-from session import Saved, has_bfloat16, load, load_tensorflow, session_config
-
-BATCH = 250  # pictures read at once: bounds memory
+from session import Saved, has_bfloat16, load, load_tensorflow, parts, session_config
 
 
 class Reading(NamedTuple):
@@ -100,9 +98,9 @@ class Predictor:
         if not isinstance(pictures, list):
             return self.read_images(self._reader.read_picture(pictures)[None])[0]
         readings = []
-        for start in range(0, len(pictures), BATCH):
+        for part in parts(len(pictures)):
             images = []
-            for i, picture in enumerate(pictures[start : start + BATCH], start):
+            for i, picture in enumerate(pictures[part], part.start):
                 try:
                     images.append(self._reader.read_picture(picture))
                 except PictureError as error:
@@ -134,11 +132,6 @@ class Predictor:
         classes = np.array([[self.config.alphabet.index(symbol) for symbol in label] for label in labels])
         found = [weigh(images[part], classes[part]) for part in parts(len(images))]
         return float(np.concatenate(found).mean(dtype=np.float64))
-
-
-def parts(count: int) -> Iterator[slice]:
-    """Slices that cover as many pictures, BATCH each."""
-    return (slice(start, start + BATCH) for start in range(0, count, BATCH))
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -31,6 +31,7 @@ NAME = "state"  # a checkpoint's files are state-<step>.*
 RECORD = "record"  # the tensor that holds settings and progress, as JSON
 BEST = "best/"  # begins the names of the best weights
 MATRIX_PRODUCTS = "MatMul,BatchMatMul,BatchMatMulV2"
+READ_AT_ONCE = 250  # pictures: bounds memory
 KEPT = 3  # newest checkpoints that stay: where one is damaged, the one before it serves
 
 
@@ -85,6 +86,11 @@ def session_config(bfloat16: bool) -> Any:
     if bfloat16:
         config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = RewriterConfig.ON
     return config
+
+
+def parts(count: int) -> Iterator[slice]:
+    """Slices that cover so many pictures, READ_AT_ONCE each."""
+    return (slice(start, start + READ_AT_ONCE) for start in range(0, count, READ_AT_ONCE))
 
 
 def tensorflow_reason(error: Any) -> str:

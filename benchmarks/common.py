@@ -15,7 +15,6 @@ import numpy as np
 from config import CaptchaError, Config
 from driver import Clock  # imports no TensorFlow unless asked to
 
-READ_AT_ONCE = 250  # pictures: bounds memory
 WARM_UP = 10  # steps before those that are timed
 
 
@@ -76,11 +75,6 @@ def batches(count: int, size: int, seed: int) -> Iterator[np.ndarray]:
     while True:
         order = random.permutation(count)
         yield from (order[start : start + size] for start in range(0, count, size))
-
-
-def parts(count: int) -> Iterator[slice]:
-    """Slices that cover a set, each of as many pictures as are read at once."""
-    return (slice(start, start + READ_AT_ONCE) for start in range(0, count, READ_AT_ONCE))
 
 
 def classes(labels: np.ndarray, config: Config) -> np.ndarray:

@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Data, Point, batches, classes, follow, parts, score
+from benchmarks.common import Data, Point, batches, classes, follow, score
 from config import Config
-from session import load_tensorflow
+from session import load_tensorflow, parts
 
 CHANNELS = (32, 64)
 UNITS = 64  # of the dense layer

@@ -22,9 +22,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.common import Data, Point, batches, classes, follow, parts, score
+from benchmarks.common import Data, Point, batches, classes, follow, score
 from config import Config
-from session import has_bfloat16, load_tensorflow, session_config
+from session import has_bfloat16, load_tensorflow, parts, session_config
 
 CHANNELS = (32, 64, 64)
 KERNEL = 5

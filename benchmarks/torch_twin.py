@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from augment import augment
-from benchmarks.common import WARM_UP, Data, Point, batches, classes, follow, missing, parts, score
+from benchmarks.common import WARM_UP, Data, Point, batches, classes, follow, missing, score
 from config import Config
 from generate_captcha import available_cores
-from session import has_bfloat16
+from session import has_bfloat16, parts
 
 CHANNELS = (16, 32, 64)
 STRIDES = ((2, 2), (2, 2), (2, 1))

@@ -19,6 +19,7 @@ from PIL import Image
 
 import curves
 import driver
+import session
 from config import CaptchaError, Config, ConfigError
 from driver import Data, Metrics, Progress
 from generate_captcha import ReadData
@@ -102,7 +103,7 @@ FAKE = SimpleNamespace(
 
 
 def test_evaluate_counts_every_picture_the_same(monkeypatch):
-    monkeypatch.setattr(driver, "EVALUATION_BATCH", 3)
+    monkeypatch.setattr(session, "READ_AT_ONCE", 3)
     right = [[1, 1, 1], [1, 0, 1], [0, 0, 0], [1, 1, 1], [1, 1, 0], [1, 1, 1], [1, 1, 1]]
     metrics = Metrics.of(driver.evaluate(Reads(right), FAKE, numbered(7)))
     assert metrics[:4] == (3.0, 16 / 21, 4, 7)

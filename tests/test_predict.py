@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 import predict
+import session
 from config import CaptchaError
 from generate_captcha import PictureError, ReadData
 from predict import Predictor
@@ -107,7 +108,7 @@ def test_many_are_read_as_one_by_one_and_in_batches(predictor, folder, monkeypat
     sizes = []
     read, weigh = predictor._models
     watched = (lambda images: sizes.append(len(images)) or read(images)), weigh
-    monkeypatch.setattr(predict, "BATCH", 5)
+    monkeypatch.setattr(session, "READ_AT_ONCE", 5)
     monkeypatch.setitem(vars(predictor), "_models", watched)
     together = predictor.read(paths)
     assert sizes == [5, 5, 2]
