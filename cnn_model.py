@@ -28,6 +28,7 @@ EPSILON = 1e-3  # of the batch normalisation
 AVERAGE = 0.999  # decay of the averaged weights, once training is long enough for it
 LARGEST = 1e32  # weight in the lattice: sums of a million such are still float32
 SMALLEST = 1e-64  # share of it that is still told from 0
+HALVED = 1000  # values of a kernel from which on it is deployed in float16
 
 
 class Answers(NamedTuple):
@@ -60,7 +61,8 @@ class CNN:
     likelihood: Any  # float32 [B], probability of the label among all texts of L symbols
     new_temperature: Any  # float32 [], to feed for ...
     set_temperature: Any  # ... this operation
-    weights: dict[str, Any]  # what the reading network needs, by name: save and restore this
+    weights: dict[str, Any]  # variables of the reading network, by name
+    deployed: dict[str, Any]  # what to keep of them, as deployed() makes it
 
     @staticmethod
     def build(config: Config) -> CNN:
@@ -118,6 +120,7 @@ class CNN:
             new_temperature=new_temperature,
             set_temperature=tf.assign(temperature, new_temperature),
             weights=weights,
+            deployed=deployed(weights),
         )
 
 
@@ -154,16 +157,14 @@ def read(x: Any, config: Config) -> tuple[Any, Any, Answers]:
     return scores, logits, decode(tf.nn.softmax(logits), config.char_num)
 
 
-def frozen(
-    config: Config, weights: dict[str, np.ndarray], halved: float = np.inf
-) -> tuple[Any, Any, Answers]:
+def frozen(config: Config, weights: dict[str, np.ndarray], halved: bool = False) -> tuple[Any, Any, Answers]:
     """Add the reading network to the default graph, its weights constants: pictures, logits, what they say.
 
     TensorFlow folds the batch normalisation into the kernels and brings them into the processor's
     order once, not with every call.
 
     Args:
-        halved: weights of at least as many values are kept in float16, and are float32 again when it runs.
+        halved: large kernels are constants of float16, where that has them.
     Raises:
         CaptchaError: a weight is missing.
     """
@@ -174,14 +175,46 @@ def frozen(
                 f"the model must be of this version of the program, but has no {name}: read with the version "
                 "that trained it, or train anew"
             )
-        if weights[name].size >= halved:
-            return tf.cast(tf.constant(weights[name].astype(np.float16)), tf.float32)
-        return tf.constant(weights[name])
+        half = exact_half(weights[name]) if halved else None
+        return tf.constant(weights[name]) if half is None else tf.cast(tf.constant(half), tf.float32)
 
     with tf.variable_scope("", custom_getter=constant):
         x = tf.placeholder(tf.uint8, [None, config.height, config.width], "pictures")
         _, logits, answers = read(x, config)
         return x, logits, answers
+
+
+def deployed(weights: dict[str, Any]) -> dict[str, Any]:
+    """Weights that read alike, as exported files hold them: large kernels are such as float16 has.
+
+    The batch normalisation that follows such a kernel is brought into it before, as all converters do.
+    Kept like this, the weights that are tested are those that are deployed, bit for bit.
+
+    Args:
+        weights: float32 tensors by name; the same names are returned.
+    """
+    kept = dict(weights)
+    for name, kernel in weights.items():
+        if kernel.shape.num_elements() < HALVED:
+            continue
+        of = {each: f"{name.removesuffix('kernel')}{each}" for each in ("gamma", "beta", "mean", "variance")}
+        if of["gamma"] in weights:
+            gamma, beta, mean, variance = (weights[each] for each in of.values())
+            scale = gamma * tf.rsqrt(variance + EPSILON)
+            kernel = kernel * scale
+            kept[of["gamma"]], kept[of["beta"]] = tf.ones_like(gamma), beta - mean * scale
+            kept[of["mean"]], kept[of["variance"]] = tf.zeros_like(mean), tf.ones_like(variance) - EPSILON
+        kept[name] = tf.cast(tf.cast(kernel, tf.float16), tf.float32)
+    return kept
+
+
+def exact_half(values: np.ndarray) -> np.ndarray | None:
+    """A large constant, float32, in float16; None where it is small, or float16 has not just these values."""
+    if values.size < HALVED:
+        return None
+    with np.errstate(over="ignore"):
+        half = values.astype(np.float16)
+    return half if np.array_equal(half, values) else None
 
 
 def standardize(x: Any) -> Any:

@@ -344,7 +344,7 @@ def run_model(
         stop = stack.enter_context(Stop())
         stack.enter_context(tf.Graph().as_default())
         model = CNN.build(config)
-        checkpoint = Checkpoint(config, model.weights)
+        checkpoint = Checkpoint(config, model.weights, model.deployed)
         initialize = tf.global_variables_initializer()
         session = stack.enter_context(tf.Session(config=session_config(bfloat16)))
         try:

@@ -25,7 +25,6 @@ from runtime import SETTINGS
 from session import Saved, load, load_tensorflow, silence, tensorflow_reason
 
 FORMS = {"saved_model": "saved_model", "litert": "captcha.tflite", "onnx": "captcha.onnx"}
-HALVED = 1000  # values of a constant from which on it is kept in float16: the others cost accuracy, not space
 
 
 def settings_inside(config: Config) -> str:
@@ -34,7 +33,7 @@ def settings_inside(config: Config) -> str:
     return json.dumps({name: config.as_dict()[name] for name in names}, ensure_ascii=False)
 
 
-def add_graph(saved: Saved, strings: bool, halved: float = np.inf) -> tuple[dict[str, Any], dict[str, Any]]:
+def add_graph(saved: Saved, strings: bool, halved: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
     """Add what reads to the default graph; its input and its outputs, by name.
 
     Args:
@@ -55,7 +54,7 @@ def add_graph(saved: Saved, strings: bool, halved: float = np.inf) -> tuple[dict
     return {"pictures": x}, {name: tf.identity(tensor, name) for name, tensor in outputs.items()}
 
 
-def write_saved_model(saved: Saved, folder: Path, strings: bool = True, halved: float = HALVED) -> None:
+def write_saved_model(saved: Saved, folder: Path, strings: bool = True, halved: bool = True) -> None:
     """Write a SavedModel into a folder that there is not yet."""
     tf = load_tensorflow()
     with tf.Graph().as_default(), tf.Session() as session:
@@ -70,7 +69,7 @@ def write_litert(saved: Saved, path: Path) -> None:
     tf = load_tensorflow()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "saved_model")
-        write_saved_model(saved, folder, strings=False, halved=np.inf)
+        write_saved_model(saved, folder, strings=False, halved=False)
         converter = tf.compat.v2.lite.TFLiteConverter.from_saved_model(str(folder))
         path.write_bytes(litert_halved(converter.convert()))
     with zipfile.ZipFile(path, "a") as behind:
@@ -85,6 +84,8 @@ def litert_halved(content: bytes) -> bytes:
     from tensorflow.lite.python import schema_py_generated as schema
     from tensorflow.lite.tools import flatbuffer_utils
 
+    from cnn_model import exact_half
+
     model = flatbuffer_utils.read_model_from_bytearray(bytearray(content))
     (graph,) = model.subgraphs
     kind = schema.OperatorCodeT()
@@ -93,10 +94,12 @@ def litert_halved(content: bytes) -> bytes:
     model.operatorCodes.append(kind)
     for index, constant in enumerate(list(graph.tensors)):
         data = model.buffers[constant.buffer].data
-        if constant.type == schema.TensorType.FLOAT32 and data is not None and len(data) >= 4 * HALVED:
+        if constant.type != schema.TensorType.FLOAT32 or data is None:
+            continue
+        halves = exact_half(np.frombuffer(bytes(data), np.float32))
+        if halves is not None:
             half = copy.copy(constant)
             half.name, half.type = constant.name + b"/half", schema.TensorType.FLOAT16
-            halves = np.frombuffer(bytes(data), np.float32).astype(np.float16)
             model.buffers[half.buffer].data = np.frombuffer(halves.tobytes(), np.uint8)
             constant.buffer = 0  # the empty one
             widen = schema.OperatorT()
@@ -112,6 +115,8 @@ def write_onnx(saved: Saved, path: Path) -> None:
     import onnx
     import tf2onnx
 
+    from cnn_model import exact_half
+
     tf = load_tensorflow()
     with tf.Graph().as_default() as graph:
         inputs, outputs = add_graph(saved, strings=False)
@@ -125,9 +130,10 @@ def write_onnx(saved: Saved, path: Path) -> None:
     )
     for constant in list(model.graph.initializer):
         values = onnx.numpy_helper.to_array(constant)
-        if values.dtype == np.float32 and values.size >= HALVED:
+        half = exact_half(values) if values.dtype == np.float32 else None
+        if half is not None:
             name = constant.name
-            constant.CopyFrom(onnx.numpy_helper.from_array(values.astype(np.float16), f"{name}/half"))
+            constant.CopyFrom(onnx.numpy_helper.from_array(half, f"{name}/half"))
             widen = onnx.helper.make_node("Cast", [constant.name], [name], to=onnx.TensorProto.FLOAT)
             model.graph.node.insert(0, widen)
     onnx.helper.set_model_props(model, {SETTINGS: settings_inside(saved.config)})

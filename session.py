@@ -117,9 +117,10 @@ class Checkpoint:
 
     Args:
         weights: the variables that a reader needs, by name.
+        deployed: what is kept of each for the best.
     """
 
-    def __init__(self, config: Config, weights: dict[str, Any]) -> None:
+    def __init__(self, config: Config, weights: dict[str, Any], deployed: dict[str, Any]) -> None:
         import tensorflow.compat.v1 as tf
 
         self._config = config
@@ -127,7 +128,7 @@ class Checkpoint:
             name: tf.get_variable(BEST + name, v.shape, initializer=tf.zeros_initializer(), trainable=False)
             for name, v in weights.items()
         }
-        self._keep = tf.group(*[tf.assign(best[name], v) for name, v in weights.items()])
+        self._keep = tf.group(*[tf.assign(best[name], v) for name, v in deployed.items()])
         self._use = tf.group(*[tf.assign(v, best[name]) for name, v in weights.items()])
         self._text = tf.placeholder(tf.string, [])
         self._record = tf.assign(tf.get_variable(RECORD, initializer="", trainable=False), self._text)

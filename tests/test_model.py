@@ -230,6 +230,28 @@ def test_reading_uses_averages_of_weights_and_moments(started, tf):
     assert np.array_equal(session.run(model.loss, {model.x: images, model.y: labels}), loss)
 
 
+def test_deployed_weights_read_alike_and_float16_has_the_large_ones(started):
+    from cnn_model import EPSILON, exact_half
+
+    model, session = started
+    images, labels = sample(7)
+    for _ in range(30):
+        session.run(model.train_op, {model.x: images, model.y: labels})
+    assert exact_half(session.run(model.weights["conv2/kernel"])) is None
+    before, deployed = session.run([model.scores, model.deployed], {model.x: images})
+    for name, value in deployed.items():
+        model.weights[name].load(value, session)
+    after = session.run(model.scores, {model.x: images})
+    np.testing.assert_allclose(after, before, atol=0.01 * np.abs(before).max())
+    assert not np.array_equal(after, before)
+    kernels = ["columns/kernel", "conv2/kernel", "conv3/kernel"]
+    assert [name for name in sorted(deployed) if exact_half(deployed[name]) is not None] == kernels
+    for scope in ("conv2", "conv3"):  # multiplied with these once more, the kernels are the same
+        of = {name: deployed[f"{scope}/{name}"] for name in ("gamma", "mean", "variance")}
+        assert (of["gamma"] / np.sqrt(of["variance"] + np.float32(EPSILON)) == 1).all()
+        assert (of["mean"] == 0).all()
+
+
 def test_the_decay_of_a_step_is_taken_before_the_step_is_counted(started, tf):
     counted = next(
         op

@@ -187,7 +187,8 @@ def points(folder):
 
     found = {}
     for part in ("train", "validation"):
-        accumulator = EventAccumulator(str(Path(folder, "tensorboard", part)))
+        every = {"scalars": 0, "images": 0}  # not a sample of them
+        accumulator = EventAccumulator(str(Path(folder, "tensorboard", part)), every)
         accumulator.Reload()
         for tag in set(accumulator.Tags()["scalars"]) - {"pictures_per_second"}:
             found[part, tag] = [(each.step, each.value) for each in accumulator.Scalars(tag)]
