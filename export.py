@@ -41,16 +41,11 @@ def add_graph(saved: Saved, strings: bool, halved: bool = False) -> tuple[dict[s
         halved: as frozen() explains it.
     """
     tf = load_tensorflow()
-    from cnn_model import frozen
+    from cnn_model import frozen, spelled
 
     x, _, answers = frozen(saved.config, saved.weights, halved)
-    alphabet = tf.constant([symbol if strings else ord(symbol) for symbol in saved.config.alphabet])
-    outputs = answers._asdict()
+    outputs = spelled(answers, saved.config, strings)._asdict()
     outputs["text"] = outputs.pop("symbols")
-    for name in ("text", "runner_up"):
-        outputs[name] = tf.gather(alphabet, outputs[name])
-        if strings:
-            outputs[name] = tf.strings.reduce_join(outputs[name], axis=1)
     return {"pictures": x}, {name: tf.identity(tensor, name) for name, tensor in outputs.items()}
 
 

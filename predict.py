@@ -69,17 +69,15 @@ class Predictor:
         if self._exported:
             return self._exported[1], None
         tf = load_tensorflow()
-        from cnn_model import ctc_loss, frozen
+        from cnn_model import ctc_loss, frozen, spelled
 
         config = self.config
         with tf.Graph().as_default():
             x, logits, answers = frozen(config, self._saved.weights)
-            codes = tf.constant([ord(symbol) for symbol in config.alphabet])
-            text, runner_up = (tf.gather(codes, each) for each in (answers.symbols, answers.runner_up))
             labels = tf.placeholder(tf.int32, [None, config.char_num])
             loss = ctc_loss(logits, labels)
             session = tf.Session(config=session_config(has_bfloat16()))  # as in training
-            said = answers._replace(symbols=text, runner_up=runner_up)
+            said = spelled(answers, config, strings=False)
             return session.make_callable([*said], [x]), session.make_callable(loss, [x, labels])
 
     @overload

@@ -305,21 +305,33 @@ def exported() -> dict[str, Any]:
             path = os.path.join("exported", name)
             size = re.search(rf"^{re.escape(path)}: (\d+) kB$", printed, re.M)
             found[form] = {"kB": int(size[1]) if size else None}
+            found[form] |= apart(_exported, os.path.join(folder, path))
             if form != "saved_model":
-                found[form] |= apart(_exported, os.path.join(folder, path))
                 start = functools.partial(command, folder, "predict.py", "--model", path, picture)
                 found[form]["from start to end, ms"] = round(1000 * min(timed(start) for _ in range(5)))
         return found
 
 
 def _exported(path: str) -> dict[str, Any]:
-    from runtime import load_exported
-
-    images, (_, model) = some_images(), load_exported(path, threads=1)
+    images, model = some_images(), _model(path)
     model(images[:100])
     many = min(timed(lambda: model(images[:100])) for _ in range(20))
     one = statistics.median(timed(functools.partial(model, each[None])) for each in images[:500])
     return {"ms for one": round(1000 * one, 2), "read a second": round(100 / many)}
+
+
+def _model(path: str) -> Callable[[np.ndarray], Any]:
+    """What an exported file reads with, on one core."""
+    from runtime import load_exported
+    from session import load_tensorflow
+
+    if not os.path.isdir(path):
+        return load_exported(path, threads=1)[1]
+    tf = load_tensorflow()
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_inter_op_parallelism_threads(1)
+    signature = tf.compat.v2.saved_model.load(path).signatures["serving_default"]
+    return lambda images: [each.numpy() for each in signature(pictures=tf.constant(images)).values()]
 
 
 def readers() -> dict[str, Any]:
