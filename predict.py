@@ -52,7 +52,8 @@ class Predictor:
 
     @functools.cached_property
     def _exported(self) -> tuple[dict[str, Any], Model] | None:
-        return load_exported(self.path) if self.path.endswith(SUFFIXES) else None
+        is_file = self.path.endswith(SUFFIXES) or os.path.isfile(self.path)
+        return load_exported(self.path) if is_file else None
 
     @property
     def config(self) -> Config:
@@ -174,8 +175,13 @@ def main(arguments: Sequence[str]) -> int:
 def read_paths(predictor: Predictor, paths: Iterable[str], least: float, as_json: bool) -> int:
     """Print what each picture says, in their order; 1 where one could not be read."""
     reader = ReadData(predictor.config)
-    every = [inner for path in paths for inner in pictures(path)]
-    failed = 0
+    every, failed = [], 0
+    for path in paths:
+        found = pictures(path)
+        if not found:
+            print(f"{printable(path)}: a folder without pictures", file=sys.stderr)
+            failed += 1
+        every += found
     # A bar only where the lines go elsewhere: they show the progress themselves.
     with tqdm(
         total=len(every), desc="Reading", unit=" pictures", disable=sys.stdout.isatty() or None, leave=False

@@ -213,7 +213,7 @@ def test_predict_reads_with_them_without_tensorflow(form, written, place, expect
 
 
 @FILES
-def test_what_is_no_exported_model_is_named(form, written, tmp_path, monkeypatch):
+def test_what_is_no_exported_model_is_named(form, written, place, tmp_path, monkeypatch):
     path = written(form)
     content = path.read_bytes()
     bad = tmp_path / path.name
@@ -227,6 +227,8 @@ def test_what_is_no_exported_model_is_named(form, written, tmp_path, monkeypatch
             load_exported(str(bad))
     with pytest.raises(CaptchaError, match=r"must be an exported model, .onnx or .tflite, but its name ends"):
         load_exported(str(tmp_path / "model.pb"))
+    with pytest.raises(CaptchaError, match=r"its name ends otherwise: write one"):
+        Predictor(str(place / "captcha.png")).config  # noqa: B018
     monkeypatch.setitem(sys.modules, RUNTIMES[form], None)
     for name in [name for name in sys.modules if name.startswith(f"{RUNTIMES[form]}.")]:
         monkeypatch.setitem(sys.modules, name, None)

@@ -187,13 +187,16 @@ def test_the_unsure_are_refused(folder, capsys, predictor):
 
 def test_a_bad_file_has_its_line_and_the_rest_go_on(folder, capsys, tmp_path):
     (tmp_path / "a\nb.png").write_bytes(b"text")
+    (tmp_path / "empty").mkdir()
     good = some(folder, 2)
-    status, out, err = run(capsys, good[0], tmp_path / "none.png", tmp_path, good[1])
+    status, out, err = run(capsys, good[0], tmp_path / "none.png", tmp_path, good[1], tmp_path / "empty")
     assert status == 1
     assert [line.split("\t")[0] for line in out.splitlines()] == good
     assert err.splitlines() == [
+        f"{tmp_path}/empty: a folder without pictures",
         f"{tmp_path}/none.png: no such file",
         f"{tmp_path}/a\\nb.png: not a picture: no PNG, JPEG, BMP, GIF or WEBP",
+        f"{tmp_path}/empty: a folder",
     ]
 
 
