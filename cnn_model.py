@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-from config import DOWNSAMPLING, CaptchaError, Config
+from config import CaptchaError, Config
 
 CHANNELS = (16, 32, 64)  # of the three convolutions
 KERNEL = 5
@@ -148,26 +148,13 @@ def network(x: Any, config: Config, training: Training | None = None) -> Any:
 def read(x: Any, config: Config) -> tuple[Any, Any, Answers]:
     """Read pictures: uint8 [B, H, W] to scores and logits, float32 [T, B, K + 1], and what they say.
 
-    The scores are the mean of two views of each picture: of 30,000 captchas, read by five networks each,
-    218 were read wrong where one view read 280 wrong.
     The logits are the scores divided by one temperature, which is found at the end of training so
     that the confidences are honest (Guo et al. 2017).
     """
-    scores = tf.add_n(tf.split(network(two_views(x), config), 2, axis=1)) / 2
+    scores = network(x, config)
     ones = tf.ones_initializer()
     logits = scores / tf.get_variable("temperature", [], initializer=ones, trainable=False)
     return scores, logits, decode(tf.nn.softmax(logits), config.char_num)
-
-
-def two_views(x: Any) -> Any:
-    """Pictures moved to the left and, after these, to the right: uint8 [B, H, W] to [2 * B, H, W].
-
-    They lie half a column of the last map apart: where a symbol falls between two columns in one
-    view, it falls on one in the other.
-    """
-    side, width = DOWNSAMPLING[1] // 4, int(x.shape[2])
-    wider = tf.concat([x[:, :, :1]] * side + [x] + [x[:, :, -1:]] * side, axis=2)
-    return tf.concat([wider[:, :, 2 * side :], wider[:, :, :width]], axis=0)
 
 
 def frozen(config: Config, weights: dict[str, np.ndarray], halved: bool = False) -> tuple[Any, Any, Answers]:

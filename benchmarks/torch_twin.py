@@ -21,7 +21,7 @@ import numpy as np
 
 from augment import augment
 from benchmarks.common import WARM_UP, Data, Point, batches, classes, follow, missing, score
-from config import DOWNSAMPLING, Config
+from config import Config
 from generate_captcha import available_cores
 from session import has_bfloat16, parts
 
@@ -161,12 +161,9 @@ class Training:
     def read(self, images: np.ndarray) -> np.ndarray:
         """Read pictures: uint8 [B, H, W] to the classes of their symbols, int64 [B, L]."""
         torch = load_torch()
-        side, width = DOWNSAMPLING[1] // 4, self.config.width
-        wider = np.pad(images, [[0, 0], [0, 0], [side, side]], mode="edge")
-        views = [np.ascontiguousarray(wider[:, :, start : start + width]) for start in (2 * side, 0)]
         with torch.no_grad():
-            each = [log_probabilities(self.averaged, torch.from_numpy(v), self.bfloat16) for v in views]
-        return decode(torch.stack(each).mean(0).numpy(), self.config.char_num)
+            log_probs = log_probabilities(self.averaged, torch.from_numpy(images), self.bfloat16)
+        return decode(log_probs.numpy(), self.config.char_num)
 
 
 def floats(network: Any) -> list[Any]:

@@ -182,9 +182,9 @@ def test_it_overfits_eight_pictures(started):
     images, labels = sample(8)
     for _ in range(150):
         session.run(model.train_op, {model.x: images, model.y: labels})
-    loss, right = session.run([model.training_loss, model.right], {model.x: images, model.y: labels})
+    losses, right = session.run([model.loss, model.right], {model.x: images, model.y: labels})
     assert right.all()
-    assert loss < 0.1
+    assert losses.max() < 0.1
 
 
 def test_fed_are_pictures_one_hot_labels_and_keep_prob(started):
@@ -228,20 +228,6 @@ def test_reading_uses_averages_of_weights_and_moments(started, tf):
     loss = session.run(model.loss, {model.x: images, model.y: labels})
     session.run([v.assign(tf.zeros_like(v)) for v in tf.trainable_variables()])
     assert np.array_equal(session.run(model.loss, {model.x: images, model.y: labels}), loss)
-
-
-def test_reading_takes_the_mean_of_two_views_half_a_column_apart(started, tf):
-    from cnn_model import network
-
-    model, session = started
-    images, _ = sample(3)
-    left = np.concatenate([images[:, :, 2:], np.repeat(images[:, :, -1:], 2, axis=2)], axis=2)
-    right = np.concatenate([np.repeat(images[:, :, :1], 2, axis=2), images[:, :, :-2]], axis=2)
-    with tf.variable_scope("", reuse=True):  # the raw weights, of which the averaged ones are copies at first
-        scores = network(model.x, TINY)
-    moved = [session.run(scores, {model.x: each}) for each in (left, right)]
-    found = session.run(model.scores, {model.x: images})
-    np.testing.assert_allclose(found, np.mean(moved, axis=0), rtol=1e-4, atol=1e-4)
 
 
 def test_deployed_weights_read_alike_and_float16_has_the_large_ones(started):
