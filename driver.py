@@ -346,25 +346,27 @@ def run_model(
         model = CNN.build(config)
         checkpoint = Checkpoint(config, model.weights, model.deployed)
         initialize = tf.global_variables_initializer()
-        session = stack.enter_context(tf.Session(config=session_config(bfloat16)))
         try:
-            session.run(initialize)
-            if saved:
-                checkpoint.restore(session, saved.path)
-                say(f"Going on after step {progress.step}")
-            with contextlib.closing(
-                Curves(config.tensorboard_folder, session, progress.measured + 1)
-            ) as curves:
-                fit(config, session, model, checkpoint, curves, train, validation, progress, stop)
-            checkpoint.use_best(session)
-            if not progress.finished:
+            with tf.Session(config=session_config(bfloat16)) as session:
+                session.run(initialize)
+                if saved:
+                    checkpoint.restore(session, saved.path)
+                    say(f"Going on after step {progress.step}")
+                with contextlib.closing(
+                    Curves(config.tensorboard_folder, session, progress.measured + 1)
+                ) as curves:
+                    fit(config, session, model, checkpoint, curves, train, validation, progress, stop)
+            with tf.Session() as session:  # in float32, as predict.py reads
+                checkpoint.restore(session, checkpoint.path)
+                checkpoint.use_best(session)
+                if not progress.finished:
+                    with stop.at_once():
+                        calibrate(session, model, validation)
+                    checkpoint.keep_best(session)  # with its temperature
+                    progress.finished = True
+                    checkpoint.save(session, asdict(progress))
                 with stop.at_once():
-                    calibrate(session, model, validation)
-                checkpoint.keep_best(session)  # with its temperature
-                progress.finished = True
-                checkpoint.save(session, asdict(progress))
-            with stop.at_once():
-                return progress, Metrics.of(evaluate(session, model, test))
+                    return progress, Metrics.of(evaluate(session, model, test))
         except tf.errors.OpError as error:  # a full disk, most likely
             raise CaptchaError(
                 f"training could not go on ({tensorflow_reason(error)}): what was saved before is kept in "

@@ -21,7 +21,7 @@ from config import Config, Parser, number, printable, run
 from generate_captcha import LARGEST_FILE, Picture, PictureError, ReadData, visible_names
 from judge import ON_PAGE, judge, report, write_page
 from runtime import SUFFIXES, Model, load_exported
-from session import Saved, has_bfloat16, load, load_tensorflow, parts, session_config
+from session import Saved, load, load_tensorflow, parts
 
 
 class Reading(NamedTuple):
@@ -77,7 +77,7 @@ class Predictor:
             x, logits, answers = frozen(config, self._saved.weights)
             labels = tf.placeholder(tf.int32, [None, config.char_num])
             loss = ctc_loss(logits, labels)
-            session = tf.Session(config=session_config(has_bfloat16()))  # as in training
+            session = tf.Session()
             said = spelled(answers, config, strings=False)
             return session.make_callable([*said], [x]), session.make_callable(loss, [x, labels])
 

@@ -133,6 +133,7 @@ class Checkpoint:
         self._text = tf.placeholder(tf.string, [])
         self._record = tf.assign(tf.get_variable(RECORD, initializer="", trainable=False), self._text)
         self._saver = tf.train.Saver(max_to_keep=KEPT, save_relative_paths=True)
+        self.path = ""  # of the last one saved or restored
 
     def keep_best(self, session: Any) -> None:
         """Take the weights of this moment for the best; the next save has them."""
@@ -147,11 +148,12 @@ class Checkpoint:
         record = {"config": self._config.as_dict(), "progress": progress}
         session.run(self._record, {self._text: json.dumps(record)})
         path = os.path.join(self._config.checkpoint_folder, NAME)
-        self._saver.save(session, path, progress["step"], write_meta_graph=False)
+        self.path = self._saver.save(session, path, progress["step"], write_meta_graph=False)
 
     def restore(self, session: Any, path: str) -> None:
         """Bring back all variables, and go on from those saves that the folder has."""
         self._saver.restore(session, path)
+        self.path = path
         self._saver.recover_last_checkpoints(list(reversed(saves(self._config.checkpoint_folder))))
 
 

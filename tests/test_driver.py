@@ -23,6 +23,7 @@ import session
 from config import CaptchaError, Config, ConfigError
 from driver import Data, Metrics, Progress
 from generate_captcha import ReadData
+from predict import Predictor
 from session import Stop, load
 
 # ---------------------------------------------------------------------- batches
@@ -382,6 +383,14 @@ def test_the_test_set_is_read_with_the_best_weights_and_not_the_last(tiny, sets,
     assert test.loss != pytest.approx(validations[-1].loss, rel=1e-2)
 
 
+def test_what_reads_after_training_is_float32(tiny, sets, monkeypatch):
+    monkeypatch.setattr(driver, "has_bfloat16", lambda: True)
+    _, result = driver.run_model(tiny, *sets)
+    labels = sets[2].labels.reshape(-1, 3, 5).argmax(axis=2)
+    texts = ["".join("abcde"[k] for k in each) for each in labels]
+    assert result.loss == pytest.approx(Predictor("checkpoints").loss(sets[2].images, texts), rel=1e-5)
+
+
 GRAPH_ERROR = (
     "Graph execution error:\n\nDetected at node 'n'\nNode: 'n'\nbest-2: No space left on device\n\tmore"
 )
@@ -511,8 +520,6 @@ def test_a_real_tensorboard_serves_both_curves(trained):
 
 
 def test_the_checkpoint_brings_its_settings_and_reads_alike(trained, tf, monkeypatch):
-    from predict import Predictor
-
     monkeypatch.chdir(trained.folder)
     assert load("checkpoints").config == trained.config
     images, labels, count = ReadData(trained.config).load_data("test")
