@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from tqdm import tqdm
 
-from config import Config, Parser, number, printable, run
+from config import CaptchaError, Config, Parser, number, printable, run
 from generate_captcha import LARGEST_FILE, Picture, PictureError, ReadData, visible_names
 from judge import ON_PAGE, judge, report, write_page
 from runtime import SUFFIXES, Model, load_exported
@@ -238,7 +238,14 @@ def judge_folder(predictor: Predictor, folder: str, page_folder: str | None) -> 
     print(report(judged, names), flush=True)
     if page_folder:
         wrong = [images[mistake.place] for mistake in judged.mistakes[:ON_PAGE]]
-        print(f"Page: {printable(str(write_page(page_folder, judged, wrong, names, f'Reading {folder}')))}")
+        try:
+            page = write_page(page_folder, judged, wrong, names, f"Reading {folder}")
+        except OSError as error:
+            raise CaptchaError(
+                f"{printable(page_folder)} could not be written to ({error.strerror or error}): make room "
+                "there, or name another folder with --report"
+            ) from error
+        print(f"Page: {printable(str(page))}")
     return 1 if len(names) < len(visible_names(folder)) else 0
 
 

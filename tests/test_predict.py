@@ -239,6 +239,15 @@ def test_the_page_shows_the_mistakes(folder, capsys, tmp_path, predictor):
     assert all(os.path.basename(path) in page for path in wrong)
 
 
+def test_a_page_that_cannot_be_written_is_one_sentence(folder, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(
+        CaptchaError, match=r"page could not be written to \(Not a directory\): make room there"
+    ):
+        predict.main(["--labelled", str(folder / "test"), "--report", str(tmp_path / "file" / "page")])
+    assert "Captcha accuracy" in capsys.readouterr().out, "what was found is not lost"
+
+
 def test_judging_says_what_it_left_out(folder, capsys, tmp_path):
     for path in some(folder, 20):
         os.link(path, tmp_path / os.path.basename(path))
