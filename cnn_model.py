@@ -157,14 +157,12 @@ def read(x: Any, config: Config) -> tuple[Any, Any, Answers]:
     return scores, logits, decode(tf.nn.softmax(logits), config.char_num)
 
 
-def frozen(config: Config, weights: dict[str, np.ndarray], halved: bool = False) -> tuple[Any, Any, Answers]:
+def frozen(config: Config, weights: dict[str, np.ndarray]) -> tuple[Any, Any, Answers]:
     """Add the reading network to the default graph, its weights constants: pictures, logits, what they say.
 
     TensorFlow folds the batch normalisation into the kernels and brings them into the processor's
-    order once, not with every call.
+    order once, not with every call. Large kernels are constants of float16, where that has them.
 
-    Args:
-        halved: large kernels are constants of float16, where that has them.
     Raises:
         CaptchaError: a weight is missing.
     """
@@ -175,7 +173,7 @@ def frozen(config: Config, weights: dict[str, np.ndarray], halved: bool = False)
                 f"the model must be of this version of the program, but has no {name}: read with the version "
                 "that trained it, or train anew"
             )
-        half = exact_half(weights[name]) if halved else None
+        half = exact_half(weights[name])
         return tf.constant(weights[name]) if half is None else tf.cast(tf.constant(half), tf.float32)
 
     with tf.variable_scope("", custom_getter=constant):

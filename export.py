@@ -33,27 +33,26 @@ def settings_inside(config: Config) -> str:
     return json.dumps({name: config.as_dict()[name] for name in names}, ensure_ascii=False)
 
 
-def add_graph(saved: Saved, strings: bool, halved: bool = False) -> tuple[dict[str, Any], dict[str, Any]]:
+def add_graph(saved: Saved, strings: bool) -> tuple[dict[str, Any], dict[str, Any]]:
     """Add what reads to the default graph; its input and its outputs, by name.
 
     Args:
         strings: the texts are string [B]; otherwise code points, int32 [B, L].
-        halved: as frozen() explains it.
     """
     tf = load_tensorflow()
     from cnn_model import frozen, spelled
 
-    x, _, answers = frozen(saved.config, saved.weights, halved)
+    x, _, answers = frozen(saved.config, saved.weights)
     outputs = spelled(answers, saved.config, strings)._asdict()
     outputs["text"] = outputs.pop("symbols")
     return {"pictures": x}, {name: tf.identity(tensor, name) for name, tensor in outputs.items()}
 
 
-def write_saved_model(saved: Saved, folder: Path, strings: bool = True, halved: bool = True) -> None:
+def write_saved_model(saved: Saved, folder: Path, strings: bool = True) -> None:
     """Write a SavedModel into a folder that there is not yet."""
     tf = load_tensorflow()
     with tf.Graph().as_default(), tf.Session() as session:
-        tf.saved_model.simple_save(session, str(folder), *add_graph(saved, strings, halved))
+        tf.saved_model.simple_save(session, str(folder), *add_graph(saved, strings))
     extra = folder / "assets.extra"
     extra.mkdir()
     (extra / f"{SETTINGS}.json").write_text(settings_inside(saved.config), encoding="utf-8")
@@ -64,7 +63,7 @@ def write_litert(saved: Saved, path: Path) -> None:
     tf = load_tensorflow()
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "saved_model")
-        write_saved_model(saved, folder, strings=False, halved=False)
+        write_saved_model(saved, folder, strings=False)
         converter = tf.compat.v2.lite.TFLiteConverter.from_saved_model(str(folder))
         path.write_bytes(litert_halved(converter.convert()))
     with zipfile.ZipFile(path, "a") as behind:
