@@ -6,25 +6,29 @@ drawn over it: one picture serves as many, and the network cannot learn it by he
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
+from PIL import Image
 
 from config import Config
 
+OFTEN = 100  # times that a picture must have been seen to be distorted in full
 PIXELS_PER_DOT = 320  # of the dots that clutter() draws
 DOT = np.array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 0, 1, 2, 1, 2]])  # rows and columns of its pixels
 
 
-def augment(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
+def augment(images: np.ndarray, config: Config, random: np.random.Generator, seen: int) -> np.ndarray:
     """Symbols brought together, pictures distorted, noise drawn over them.
 
     Args:
         images: uint8 [B, H, W]; left as they are.
+        seen: how often each was trained on before.
     Returns:
         uint8 [B, H, W].
     """
-    return clutter(distort(overlap(images, config, random), config, random), config, random)
+    return clutter(distort(overlap(images, config, random), config, random, seen), config, random)
 
 
 def overlap(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
@@ -61,35 +65,43 @@ def overlap(images: np.ndarray, config: Config, random: np.random.Generator) -> 
     return pushed
 
 
-def distort(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
-    """Each picture moved, scaled and slanted at random; the edge fills what comes free.
+def distort(images: np.ndarray, config: Config, random: np.random.Generator, seen: int) -> np.ndarray:
+    """Each picture moved, scaled and slanted at random; the ground fills what comes free.
 
-    Half of each change is common to the picture, half varies along it, so that no two symbols change
-    alike.
+    Half of each change is common to the picture, half varies from symbol to symbol, so that no two
+    change alike. It begins half as strong as the settings say and grows as pictures are seen again:
+    many show by themselves what captchas look like, few would be learned by heart.
 
     Args:
-        images: uint8 [B, H, W].
+        images: uint8 [B, H, W]; left as they are.
+        seen: how often each was trained on before.
     Returns:
-        uint8 [B, H, W], each pixel the nearest of the old ones.
+        uint8 [B, H, W], each pixel between the four nearest of the old ones.
     """
     height, width = config.height, config.width
-    y = np.arange(0.5, height, dtype=np.float32)[:, None] - height / 2  # [H, 1], 0 in the middle
-    x = np.arange(0.5, width, dtype=np.float32) - width / 2  # [W]
-    knots = np.linspace(-width / 2, width / 2, config.char_num + 1)
-    common = random.uniform(-0.5, 0.5, (len(images), 5))
-    varying = random.uniform(-0.5, 0.5, (len(images), 4, len(knots)))
+    edges = np.linspace(0, width, config.char_num + 1).round().astype(int)  # of the symbols; they move
+    common = random.uniform(-0.5, 0.5, (5, len(images), 1))
+    varying = random.uniform(-0.5, 0.5, (4, len(images), len(edges)))
+    across, down, taller, slant = common[:4] + varying  # [B, L + 1] each
+    strength = (1 + min(seen / OFTEN, 1)) / 2
+    shift, scale, shear = strength * config.shift, strength * config.scale, strength * config.shear
+    columns = (edges - width / 2) * np.exp(scale * common[4]) + width * (0.5 + shift * across)
+    rows = height * (0.5 + shift * down)
+    half, aside = height / 2 * np.exp(scale * taller), height / 2 * shear * slant
+    top = np.stack([columns - aside, rows - half], axis=2)  # [B, L + 1, 2], where the upper end comes from
+    bottom = np.stack([columns + aside, rows + half], axis=2)
+    boxes = [(left, 0, right, height) for left, right in itertools.pairwise(edges.tolist())]
+    _, ground = ink_and_ground(images)
     distorted = np.empty_like(images)
-    for picture, target, every, each in zip(images, distorted, common, varying, strict=True):
-        across, down, taller, slant = (
-            (whole + np.interp(x, knots, part)).astype(np.float32)
-            for whole, part in zip(every, each, strict=False)
+    for i, picture in enumerate(images):
+        corners = np.concatenate([top[i, :-1], bottom[i, :-1], bottom[i, 1:], top[i, 1:]], axis=1)
+        distorted[i] = Image.fromarray(picture).transform(
+            (width, height),
+            Image.Transform.MESH,
+            list(zip(boxes, corners.tolist(), strict=True)),
+            Image.Resampling.BILINEAR,
+            fillcolor=int(ground[i]),
         )
-        rows = y * np.exp(config.scale * taller) + height * (0.5 + config.shift * down)  # [H, W]
-        columns = x * np.exp(np.float32(config.scale * every[4])) + width * (0.5 + config.shift * across)
-        columns = columns + y * (config.shear * slant)
-        places = rows.clip(0, height - 1).astype(np.int32) * width
-        places += columns.clip(0, width - 1).astype(np.int32)
-        picture.reshape(-1).take(places, out=target, mode="clip")
     return distorted
 
 

@@ -22,6 +22,7 @@ import tensorflow.compat.v1 as tf
 from config import CaptchaError, Config
 
 CHANNELS = (16, 32, 64)  # of the three convolutions
+STRIDES = ((2, 2), (4, 2), (2, 2))  # of the same: rows and columns
 KERNEL = 5
 NEIGHBOURS = 3  # columns of the last map that each answer is read from
 EPSILON = 1e-3  # of the batch normalisation
@@ -139,9 +140,9 @@ class Training:
 def network(x: Any, config: Config, training: Training | None = None) -> Any:
     """Scores of each column: uint8 [B, H, W] to float32 [T, B, K + 1]."""
     h = standardize(x)  # [B, H, W, 1]
-    h = conv_layer(h, CHANNELS[0], "conv1", (2, 2), training, pool=True)  # [B, H/4, W/4, C]
-    h = conv_layer(h, CHANNELS[1], "conv2", (2, 2), training)  # [B, H/8, W/8, C]
-    h = conv_layer(h, CHANNELS[2], "conv3", (2, 1), training)  # [B, H/16, T, C]
+    h = conv_layer(h, CHANNELS[0], STRIDES[0], "conv1", training)  # [B, H/2, W/2, C]
+    h = conv_layer(h, CHANNELS[1], STRIDES[1], "conv2", training)  # [B, H/8, W/4, C]
+    h = conv_layer(h, CHANNELS[2], STRIDES[2], "conv3", training)  # [B, H/16, T, C]
     return columns(dropout(h, training), len(config.alphabet) + 1)
 
 
@@ -231,20 +232,16 @@ def standardize(x: Any) -> Any:
     return tf.expand_dims((x - mean) * tf.rsqrt(variance + 1.0), -1)  # + 1: an empty picture stays finite
 
 
-def conv_layer(
-    h: Any, channels: int, scope: str, stride: tuple[int, int], training: Training | None, pool: bool = False
-) -> Any:
-    """Convolution, 2x2 max pool where asked for, batch normalisation, ReLU.
+def conv_layer(h: Any, channels: int, stride: tuple[int, int], scope: str, training: Training | None) -> Any:
+    """Convolution, batch normalisation (Ioffe and Szegedy 2015), ReLU.
 
-    Pooling first leaves the later operations a quarter of the values. Batch normalisation: Ioffe
-    and Szegedy 2015.
+    What makes the map smaller is the convolution's stride: a pool, which keeps the largest value and
+    forgets where it was, blurs the small gaps that tell 5 from 6.
     """
     with tf.variable_scope(scope):
         shape = [KERNEL, KERNEL, int(h.shape[-1]), channels]
         kernel = tf.get_variable("kernel", shape, initializer=he_normal())
         h = tf.nn.conv2d(h, kernel, strides=stride, padding="SAME")
-        if pool:
-            h = tf.nn.max_pool2d(h, 2, 2, "SAME")
         return tf.nn.relu(batch_norm(h, training))
 
 

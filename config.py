@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, NoReturn
 
-DOWNSAMPLING = (16, 8)  # rows and columns of a picture to one of the last map: strides and a pool
+DOWNSAMPLING = (16, 8)  # rows and columns of a picture to one of the last map: the convolutions' strides
 SEPARATORS = r'_./\:*?"<>|'  # end a label, or cannot stand in a file name everywhere
 
 

@@ -182,7 +182,7 @@ def next_batch(
     for start in range(first * config.batch_size, len(order), config.batch_size):
         chosen = order[start : start + config.batch_size]
         random = np.random.default_rng((config.seed, epoch, start))
-        yield augment(data.images[chosen], config, random), data.labels[chosen]
+        yield augment(data.images[chosen], config, random, epoch), data.labels[chosen]
 
 
 def ahead(batches: Iterator[Item]) -> Generator[Item, None, None]:

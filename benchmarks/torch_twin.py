@@ -26,8 +26,7 @@ from generate_captcha import available_cores
 from session import has_bfloat16, parts
 
 CHANNELS = (16, 32, 64)
-STRIDES = ((2, 2), (2, 2), (2, 1))
-POOLED = (True, False, False)
+STRIDES = ((2, 2), (4, 2), (2, 2))
 KERNEL = 5
 NEIGHBOURS = 3
 EPSILON = 1e-3
@@ -56,10 +55,8 @@ def build(config: Config) -> Any:
     nn = torch.nn
     layers: list[Any] = []
     inputs = (1, *CHANNELS[:-1])
-    for before, channels, stride, pooled in zip(inputs, CHANNELS, STRIDES, POOLED, strict=True):
+    for before, channels, stride in zip(inputs, CHANNELS, STRIDES, strict=True):
         layers.append(nn.Conv2d(before, channels, KERNEL, stride, padding=KERNEL // 2, bias=False))
-        if pooled:
-            layers.append(nn.MaxPool2d(2, ceil_mode=True))
         # momentum 1 leaves in the buffers the moments of the last batch, to be averaged with the weights
         layers.append(nn.BatchNorm2d(channels, eps=EPSILON, momentum=1.0))
         layers.append(nn.ReLU(inplace=True))
@@ -145,8 +142,8 @@ class Training:
     def step(self) -> None:
         """Train on the next batch."""
         torch = load_torch()
-        batch = next(self.batches)
-        x = torch.from_numpy(augment(self.train.images[batch], self.config, self.random))
+        batch, seen = next(self.batches), self.steps * self.config.batch_size // len(self.train.images)
+        x = torch.from_numpy(augment(self.train.images[batch], self.config, self.random, seen))
         log_probs = self.forward(self.network, x, self.bfloat16)
         columns, pictures, blank = log_probs.shape[0], len(batch), log_probs.shape[2] - 1
         lengths = [columns] * pictures, [self.config.char_num] * pictures

@@ -9,14 +9,26 @@ from conftest import TINY
 import augment
 
 
-def distorted(picture, count=400, **settings):
+def distorted(picture, count=400, seen=augment.OFTEN, **settings):
     config = replace(TINY, **{"shift": 0, "scale": 0, "shear": 0} | settings)
-    return augment.distort(np.repeat(picture[None], count, axis=0), config, np.random.default_rng(0))
+    images = np.repeat(picture[None], count, axis=0)
+    result = augment.distort(images, config, np.random.default_rng(0), seen)
+    assert (images == picture).all(), "what is given stays as it is"
+    return result
 
 
-def places(marks):
-    """Row and column of the one marked pixel of each picture."""
-    return np.array([np.argwhere(each == 255)[0] for each in marks if (each == 255).any()])
+def marked(rows, columns):
+    """A black picture with a white mark there."""
+    picture = np.zeros((23, 37), np.uint8)
+    picture[rows, columns] = 255
+    return picture
+
+
+def middles(images):
+    """Row and column of the middle of the light of each picture: float [2, B]."""
+    light = images / images.sum(axis=(1, 2), keepdims=True)
+    places = np.arange(23)[:, None] * light, np.arange(37) * light
+    return np.array([each.sum(axis=(1, 2)) for each in places])
 
 
 def test_without_distortion_a_picture_stays_as_it_is():
@@ -25,46 +37,56 @@ def test_without_distortion_a_picture_stays_as_it_is():
 
 
 def test_pictures_move_by_up_to_the_shift():
-    picture = np.zeros((23, 37), np.uint8)
-    picture[11, 18] = 255
-    rows, columns = places(distorted(picture, shift=0.1)).T  # 2.3 px down, 3.7 px across
-    assert set(rows) == set(range(9, 14))
-    assert set(columns) >= set(range(15, 22))
-    assert set(columns) <= set(range(14, 23))
+    rows, columns = middles(distorted(marked(slice(10, 13), slice(17, 20)), shift=0.1))
+    assert 2.0 < np.abs(rows - 11).max() <= 2.4  # 0.1 of 23 px, and a rounding
+    assert 3.0 < np.abs(columns - 18).max() <= 3.8  # 0.1 of 37 px
+    assert rows.min() < 10 < 12 < rows.max()
+    assert columns.min() < 16 < 20 < columns.max()
 
 
 def test_pictures_are_scaled_about_their_middle():
-    picture = np.zeros((23, 37), np.uint8)
-    picture[3, 18] = 255  # 8 px above the middle
-    rows, columns = places(distorted(picture, scale=0.4)).T
-    assert set(columns) == {18}
-    assert 11 - 8 * np.exp(0.4) - 1 <= rows.min() <= 1
-    assert 5 <= rows.max() <= 11 - 8 * np.exp(-0.4) + 1
+    rows, columns = middles(distorted(marked(slice(4, 7), slice(17, 20)), scale=0.4))
+    assert np.abs(columns - 18).max() < 1
+    above = 11 - rows  # 6 px before
+    assert 6 * np.exp(-0.4) - 0.2 < above.min() < 5
+    assert 7.5 < above.max() < 6 * np.exp(0.4) + 0.2
 
 
 def test_pictures_are_slanted():
-    picture = np.zeros((23, 37), np.uint8)
-    picture[:, 18] = 255
     slants = []
-    for each in distorted(picture, 50, shear=0.4):
-        columns = [np.flatnonzero(row == 255).mean() for row in each if (row == 255).any()]
-        assert abs(columns[11] - 18) <= 1, "the middle stays"
-        assert np.abs(np.diff(columns)).max() <= 2
+    for each in distorted(marked(slice(None), slice(17, 20)), 50, shear=0.4):
+        columns = (each * np.arange(37)).sum(axis=1) / each.sum(axis=1)  # the line's middle in each row
+        assert abs(columns[11] - 18) < 0.3, "the middle stays"
+        assert np.ptp(np.diff(columns)) < 1, "the line stays straight"
         slants.append(abs(columns[-1] - columns[0]))
-    assert 3 < max(slants) < 22 * 0.4 + 3
+    assert 5 < max(slants) <= 22 * 0.4 + 0.3
 
 
-def test_no_two_pictures_and_no_two_places_change_alike():
-    picture = np.zeros((23, 37), np.uint8)
-    picture[11] = 255
-    down = np.array([p.argmax(axis=0) for p in distorted(picture, 50, shift=0.2)])
+def test_no_two_pictures_and_no_two_symbols_change_alike():
+    down = np.array([p.argmax(axis=0) for p in distorted(marked(11, slice(None)), 50, shift=0.2)])
     assert len({tuple(each) for each in down}) == 50
     assert any(each[2] != each[-3] for each in down)
 
 
-def test_what_comes_free_is_filled_by_the_edge():
-    picture = np.full((23, 37), 7, np.uint8)
-    assert (distorted(picture, shift=0.3, scale=0.3, shear=0.3) == 7).all()
+@pytest.mark.parametrize(("paper", "ink"), [(200, 10), (40, 250)])
+def test_the_ground_fills_what_comes_free(paper, ink):
+    picture = np.full((23, 37), paper, np.uint8)
+    picture[:, :2] = ink  # a line along the left edge
+    for each in distorted(picture, shift=0.3):
+        assert (each[:, -1] == paper).all()
+        assert set(each[11]) <= set(range(min(paper, ink), max(paper, ink) + 1))
+    assert any((each[:, 0] == paper).all() for each in distorted(picture, shift=0.3))
+
+
+def test_distortion_grows_as_pictures_are_seen_again():
+    picture = marked(slice(10, 13), slice(17, 20))
+    often = augment.OFTEN
+    most = [
+        np.abs(middles(distorted(picture, seen=seen, shift=0.3))[1] - 18).max()
+        for seen in (0, often // 2, often, 9 * often)
+    ]
+    assert np.allclose(most[:3], np.array([0.5, 0.75, 1]) * most[2], atol=0.3)
+    assert most[3] == most[2]
 
 
 def cluttered(picture, share, count=300):

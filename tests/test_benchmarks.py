@@ -202,7 +202,7 @@ def test_keras_pictures_lie_on_their_side():
 
 
 def test_the_twin_s_constants_are_ours():
-    for name in ("CHANNELS", "KERNEL", "EPSILON", "AVERAGE"):
+    for name in ("CHANNELS", "STRIDES", "KERNEL", "NEIGHBOURS", "EPSILON", "AVERAGE"):
         assert getattr(torch_twin, name) == getattr(cnn_model, name), name
 
 
