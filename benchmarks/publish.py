@@ -55,10 +55,14 @@ def first(points: list[list[float]], column: int, share: float) -> str:
 def cells(row: dict[str, Any]) -> list[str]:
     """A row of trained models: command, runs, captchas, digits, steps, seconds of training, of all, GB."""
     runs = row["values"]["runs"]
+    right, alike = (
+        f"{spread([100 * run[count] / run['tested'] for run in runs])}%"
+        for count in ("right", "right with O as 0")
+    )
     return [
         f"{row['what']}",
         f"{len(runs)}",
-        f"{spread([100 * run['right'] / run['tested'] for run in runs])}%",
+        right if alike == right else f"{right}; {alike} with O and 0 as one",
         f"{spread([100 * run['symbols'] for run in runs])}%",
         f"{spread([run['steps'] for run in runs], 0)}",
         f"{spread([run['training seconds'] for run in runs], 0)} s",
@@ -123,6 +127,8 @@ def draw(record: dict[str, Any]) -> None:
     if "10000" in record:
         confusions(record["10000"]["values"]["runs"], docs / "confusions.png")
         still_wrong(record["10000"]["values"]["runs"][0], docs / "still-wrong.png")
+    if "100000" in record:
+        still_wrong(record["100000"]["values"]["runs"][0], docs / "still-wrong-100000.png")
 
 
 def over_time(values: dict[str, Any], path: Path) -> None:

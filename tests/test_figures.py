@@ -28,6 +28,7 @@ def a_run(seed, right, confusions=()):
         "seed": seed,
         "tested": 1000,
         "right": right,
+        "right with O as 0": right,
         "symbols": 0.9991,
         "steps": 3000 + seed,
         "training seconds": 60,
@@ -68,6 +69,11 @@ def test_a_row_names_command_runs_captchas_and_symbols():
         "80 ± 0 s",
         "0.81 GB",
     ]
+
+
+def test_captchas_are_counted_with_o_and_0_as_one_where_that_differs():
+    runs = a_run(0, 990) | {"right with O as 0": 998}, a_run(1, 994) | {"right with O as 0": 996}
+    assert publish.cells(a_row(*runs))[2] == "99.20 ± 0.28%; 99.70 ± 0.14% with O and 0 as one"
 
 
 def test_tables_hold_all_rows_and_the_machine():
@@ -143,7 +149,7 @@ def test_our_own_curve_and_steps(tf):
 
 def test_operations_of_a_training_step():
     # 2 for multiply and add; conv1 has no gradient by the pictures, all others have both
-    convolutions = 2 * 2 * 80 * 30 * 25 * 16 + 3 * 2 * 25 * (20 * 8 * 16 * 32 + 20 * 4 * 32 * 64)
+    convolutions = 2 * 2 * 80 * 30 * 25 * 16 + 3 * 2 * 25 * (40 * 8 * 16 * 32 + 20 * 4 * 32 * 64)
     columns = 3 * 2 * 20 * (4 * 3 * 64) * 11
     assert measure._operations(Config()) == convolutions + columns
 
@@ -198,11 +204,13 @@ def test_every_picture_is_drawn(tmp_path, monkeypatch):
 
     run["wrong"] = [[f"{draw(Config(), 'test', 4)[0]}_000004.png", "0000", "0.51"]]
     curve = [[1.0, 5, 0.5, 0.1], [2.0, 9, 0.94, 0.8]]
-    publish.draw({"1000": a_row(run), "10000": a_row(run), "curves": {"values": {"ours": curve}}})
+    rows = {name: a_row(run) for name in ("1000", "10000", "100000")}
+    publish.draw(rows | {"curves": {"values": {"ours": curve}}})
     assert sorted(os.listdir(tmp_path / "docs")) == [
         "confusions.png",
         "how-many.png",
         "over-time.png",
+        "still-wrong-100000.png",
         "still-wrong.png",
     ]
     run["wrong"] = [["0000_000004.png", "0001", "0.5"]]
