@@ -51,9 +51,10 @@ class Config:
     """All settings. `Config.width` is the default; `Config(width=200).width` is 200.
 
     Where a training default differs from the classic one, the comment says what the classic
-    value was and what was measured, other settings alike: whole captchas of 10,000 pictures held
-    out, after 1,500 steps on 5,000 training pictures without clutter, one run each. `driver.py
-    --epoch 10 --clutter 0 --generate-num 5000 500 10000` with one flag changed makes runs like those.
+    value was and what was measured when it was chosen (the network still had a pool then), other
+    settings alike: whole captchas of 10,000 pictures held out, after 1,500 steps on 5,000 training
+    pictures without clutter, one run each. `driver.py --epoch 10 --clutter 0 --generate-num 5000 500
+    10000` with one flag changed makes runs like those.
 
     Raises:
         ConfigError: a value that cannot be used; names the field and what is allowed.
@@ -81,7 +82,8 @@ class Config:
     batch_size: int = option(32, "training pictures a step")
     # keep_prob: classic 0.5, which read 99.18% where 0.9 read 99.45%.
     keep_prob: float = option(0.9, "share of the values that dropout keeps, after the last convolution")
-    # shift, scale, shear: classic none, with which 99.00% were read where these read 99.45%.
+    # shift, scale, shear: classic none, with which 99.00% were read where these read 99.45%. They grow
+    # from half of this in the first hundred epochs.
     shift: float = option(0.06, "share of its width and height by which a training picture moves, at most")
     scale: float = option(0.15, "share by which a training picture is made larger or smaller, at most")
     shear: float = option(0.3, "slant of a training picture, in pixels to the side a row, at most")
