@@ -137,10 +137,15 @@ class Progress:
         try:
             return Progress(**values | {"best": values["best"] and Metrics(*values["best"])})
         except (KeyError, TypeError) as error:
-            raise CaptchaError(
-                f"a run must be of this version of the program to be resumed, but is of another ({error}): "
-                "resume it with that, or train anew without --resume"
-            ) from None
+            raise of_another_version(str(error)) from None
+
+
+def of_another_version(difference: str) -> CaptchaError:
+    """What to raise for a run that this version of the program cannot go on with."""
+    return CaptchaError(
+        f"a run must be of this version of the program to be resumed, but is of another ({difference}): "
+        "resume it with that, or train anew without --resume"
+    )
 
 
 class Clock:
@@ -344,6 +349,8 @@ def run_model(
         stop = stack.enter_context(Stop())
         stack.enter_context(tf.Graph().as_default())
         model = CNN.build(config)
+        if saved and (others := saved.weights.keys() ^ model.weights.keys()):
+            raise of_another_version(min(others))
         checkpoint = Checkpoint(config, model.weights, model.deployed)
         initialize = tf.global_variables_initializer()
         try:

@@ -415,7 +415,7 @@ def test_a_full_disk_is_one_sentence_and_the_best_weights_stay(message, when, ti
     )
     with pytest.raises(CaptchaError, match=sentence):
         driver.run_model(tiny, *sets)
-    tf.train.load_checkpoint(tf.train.latest_checkpoint("checkpoints")).get_tensor("conv1/kernel")
+    tf.train.load_checkpoint(tf.train.latest_checkpoint("checkpoints")).get_tensor("conv1_2x2/kernel")
 
 
 # ---------------------------------------------------------------------- the real thing

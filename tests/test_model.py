@@ -220,11 +220,12 @@ def test_reading_uses_averages_of_weights_and_moments(started, tf):
         now = session.run(raw)
         averages = {name: decay * averages[name] + (1 - decay) * now[name] for name in raw}
     saved = session.run(model.weights)
-    moments = {f"conv{i}/{m}" for i in (1, 2, 3) for m in ("mean", "variance")}
+    layers = ("conv1_2x2", "conv2_4x2", "conv3_2x2")
+    moments = {f"{layer}/{m}" for layer in layers for m in ("mean", "variance")}
     assert set(saved) == set(raw) | moments | {"temperature"}
     for name, average in averages.items():
         np.testing.assert_allclose(saved[name], average, rtol=1e-3, atol=1e-5)
-    assert np.abs(saved["conv1/mean"]).max() > 0
+    assert np.abs(saved["conv1_2x2/mean"]).max() > 0
     loss = session.run(model.loss, {model.x: images, model.y: labels})
     session.run([v.assign(tf.zeros_like(v)) for v in tf.trainable_variables()])
     assert np.array_equal(session.run(model.loss, {model.x: images, model.y: labels}), loss)
@@ -237,16 +238,16 @@ def test_deployed_weights_read_alike_and_float16_has_the_large_ones(started):
     images, labels = sample(7)
     for _ in range(30):
         session.run(model.train_op, {model.x: images, model.y: labels})
-    assert exact_half(session.run(model.weights["conv2/kernel"])) is None
+    assert exact_half(session.run(model.weights["conv2_4x2/kernel"])) is None
     before, deployed = session.run([model.scores, model.deployed], {model.x: images})
     for name, value in deployed.items():
         model.weights[name].load(value, session)
     after = session.run(model.scores, {model.x: images})
     np.testing.assert_allclose(after, before, atol=0.01 * np.abs(before).max())
     assert not np.array_equal(after, before)
-    kernels = ["columns/kernel", "conv2/kernel", "conv3/kernel"]
+    kernels = ["columns/kernel", "conv2_4x2/kernel", "conv3_2x2/kernel"]
     assert [name for name in sorted(deployed) if exact_half(deployed[name]) is not None] == kernels
-    for scope in ("conv2", "conv3"):  # multiplied with these once more, the kernels are the same
+    for scope in ("conv2_4x2", "conv3_2x2"):  # multiplied with these once more, the kernels are the same
         of = {name: deployed[f"{scope}/{name}"] for name in ("gamma", "mean", "variance")}
         assert (of["gamma"] / np.sqrt(of["variance"] + np.float32(EPSILON)) == 1).all()
         assert (of["mean"] == 0).all()
@@ -282,7 +283,7 @@ def test_first_weights_depend_on_the_seed_alone(tf):
         with tf.Graph().as_default(), tf.Session() as session:
             model = CNN.build(replace(TINY, seed=seed))
             session.run(tf.global_variables_initializer())
-            return session.run(model.weights["conv2/kernel"])
+            return session.run(model.weights["conv2_4x2/kernel"])
 
     assert np.array_equal(weights(1), weights(1))
     assert not np.array_equal(weights(1), weights(2))

@@ -252,6 +252,24 @@ def test_a_run_of_another_version_is_named(values):
         driver.Progress.of(values)
 
 
+def test_a_run_of_another_network_is_named_though_its_weights_have_the_same_shapes(
+    own, sets, tf, monkeypatch
+):
+    import cnn_model
+
+    own = replace(own, Epoch=1)
+    driver.run_model(own, *sets)
+    monkeypatch.setattr(cnn_model, "STRIDES", ((2, 2), (2, 2), (4, 2)))
+    saved = load("checkpoints")
+    with pytest.raises(CaptchaError, match=r"of another \(conv2_2x2/beta\): resume it with that"):
+        driver.run_model(own, *sets, saved)
+    with (
+        tf.Graph().as_default(),
+        pytest.raises(CaptchaError, match=r"this version .* has no conv2_2x2/kernel"),
+    ):
+        cnn_model.frozen(own, saved.weights)
+
+
 def test_an_unfinished_run_is_never_destroyed(own, sets, tf, capsys, monkeypatch):
     check, left = Stop.check, 0
 
