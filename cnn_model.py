@@ -238,9 +238,8 @@ def conv_layer(h: Any, channels: int, stride: tuple[int, int], scope: str, train
     What makes the map smaller is the convolution's stride: a pool, which keeps the largest value and
     forgets where it was, blurs the small gaps that tell 5 from 6.
     """
-    with tf.variable_scope(
-        f"{scope}_{stride[0]}x{stride[1]}"
-    ):  # what was trained with others has other names
+    down, across = stride
+    with tf.variable_scope(f"{scope}_{down}x{across}"):  # weights trained with other strides have other names
         shape = [KERNEL, KERNEL, int(h.shape[-1]), channels]
         kernel = tf.get_variable("kernel", shape, initializer=he_normal())
         h = tf.nn.conv2d(h, kernel, strides=stride, padding="SAME")

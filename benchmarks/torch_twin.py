@@ -13,6 +13,7 @@ why the constants below are repeated; a test compares them with cnn_model's.
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -142,7 +143,8 @@ class Training:
     def step(self) -> None:
         """Train on the next batch."""
         torch = load_torch()
-        batch, seen = next(self.batches), self.steps * self.config.batch_size // len(self.train.images)
+        batch = next(self.batches)
+        seen = self.steps // math.ceil(len(self.train.images) / self.config.batch_size)  # epochs
         x = torch.from_numpy(augment(self.train.images[batch], self.config, self.random, seen))
         log_probs = self.forward(self.network, x, self.bfloat16)
         columns, pictures, blank = log_probs.shape[0], len(batch), log_probs.shape[2] - 1
