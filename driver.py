@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from augment import augment
+from augment import OFTEN, augment
 from config import CaptchaError, Config, ConfigError, printable, run, settings_parser
 from curves import WORST, Curves, check_curves_folder, clear_events, confusions, read_worst
 from generate_captcha import Generate, ReadData
@@ -45,6 +45,7 @@ from session import (
     tidy,
 )
 
+CLEARLY = 0.9  # a result is better when this much or less of the best one's doubt is left
 PRIOR = 2.0  # nats that a temperature of e or 1/e costs
 PLATEAU_STEPS = 500  # every run measured had left the base rate by step 300, most by step 100
 
@@ -103,12 +104,14 @@ class Metrics(NamedTuple):
         }
 
     def improves_on(self, best: Metrics | None) -> bool:
-        """Whether the labels are likelier.
+        """Whether the labels are likelier, by a tenth of what they lack to certainty.
 
-        The number of captchas right cannot tell apart two networks that read all of a few hundred, and
-        the loss is ruled by the one that cannot be read; their mean probability does not have either fault.
+        The number of captchas right cannot tell apart two networks that read nearly all, and the loss is
+        ruled by the one that cannot be read; their mean probability does not have either fault. It goes
+        on rising a little long after no more captchas are read: by less than that tenth.
         """
-        return self.likelihood > (-1.0 if best is None else best.likelihood)  # NaN is never more
+        uncertain = 1.0 if best is None else CLEARLY * (1.0 - best.likelihood)
+        return 1.0 - self.likelihood <= uncertain  # NaN never is
 
 
 @dataclass
@@ -118,7 +121,7 @@ class Progress:
     pictures: str  # SHA-256 of those trained and validated on
     step: int = 0  # steps done
     measured: int = -1  # the step of the last validation
-    best: Metrics | None = None
+    best: Metrics | None = None  # of the validation pictures with their copies
     best_step: int = 0  # steps after which the best weights were kept
     epoch: int = -1  # the last one said to have begun
     warned: bool = False  # that the loss sits at its base rate
@@ -197,6 +200,17 @@ def ahead(batches: Iterator[Item]) -> Generator[Item, None, None]:
         while (batch := coming.result()) is not None:
             coming = thread.submit(next, batches, None)
             yield batch
+
+
+def with_copies(data: Data, config: Config) -> Data:
+    """The pictures, and a copy of each changed as training changes those seen often; always the same.
+
+    Of a few hundred pictures, nearly all are soon read: by them alone, chance would say which network
+    is the best and when to stop. The changed ones are harder, and go on telling networks apart.
+    """
+    random = np.random.default_rng(config.seed)
+    copies = [augment(data.images[part], config, random, OFTEN) for part in parts(len(data.images))]
+    return Data(np.concatenate([data.images, *copies]), np.concatenate([data.labels] * 2))
 
 
 def feed_data(model: Any, x: np.ndarray, y: np.ndarray, keep_prob: float = 1.0) -> dict[Any, Any]:
@@ -412,6 +426,7 @@ def fit(
         return
     saved_step = p.step if p.measured >= 0 else -1
     clock, training = Clock(p.seconds), Clock(p.training_seconds)
+    copied = with_copies(validation, config)
 
     def save() -> None:
         nonlocal saved_step
@@ -423,11 +438,13 @@ def fit(
     def measure(x: np.ndarray, y: np.ndarray, printed: bool, on_curves: bool) -> Metrics:
         with training.stopped():
             with stop.at_once():
-                answered = evaluate(session, model, validation)
-                of_batch, held_out = Metrics.of(evaluate(session, model, Data(x, y))), Metrics.of(answered)
-            improved = held_out.improves_on(p.best)
+                answered = evaluate(session, model, copied)
+                of_batch, of_all = Metrics.of(evaluate(session, model, Data(x, y))), Metrics.of(answered)
+            answered = Answered(*(each[: len(validation.images)] for each in answered))
+            held_out = Metrics.of(answered)
+            improved = of_all.improves_on(p.best)
             if improved:
-                p.best, p.best_step = held_out, p.step
+                p.best, p.best_step = of_all, p.step
                 checkpoint.keep_best(session)
             p.measured = p.step
             if on_curves:

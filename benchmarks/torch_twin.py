@@ -1,10 +1,11 @@
 """Our network and recipe in PyTorch, as well as a PyTorch user would write it.
 
 Source: cnn_model.py and driver.py; compare them line by line. The twin has the same layers in the
-same order, as many weights, the same loss, optimiser, rate, batch, dropout, moves of the pictures
+same order, as many weights, the same loss, optimisers, rate, batch, dropout, moves of the pictures
 and averaged weights; it reads with the same search for exactly L symbols. Its own: channels_last,
 bfloat16 by autocast where the CPU multiplies that, fused Adam, and padding that is the same on both
-sides, where TensorFlow's SAME gives an odd rest to the far one.
+sides, where TensorFlow's SAME gives an odd rest to the far one. Muon is written out, as in ours:
+torch.optim.Muon takes no kernels of convolutions, and its arithmetic is bfloat16 on every CPU.
 
 PyTorch and TensorFlow in one process fight over the cores: nothing here imports TensorFlow. That is
 why the constants below are repeated; a test compares them with cnn_model's.
@@ -32,6 +33,8 @@ KERNEL = 5
 NEIGHBOURS = 3
 EPSILON = 1e-3
 AVERAGE = 0.999
+MOMENTUM = 0.95
+PACE = 0.4
 
 
 def load_torch() -> Any:
@@ -121,6 +124,15 @@ def decode(log_probs: np.ndarray, length: int) -> np.ndarray:
 # ---------------------------------------------------------------------- the recipe
 
 
+def orthogonal(matrix: Any) -> Any:
+    """About the nearest matrix with orthonormal rows: float32 [N, M], M at least N, to the same."""
+    x = matrix / (matrix.norm() + 1e-12)
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
 class Training:
     """A network in training: `step()` trains on the next batch, `read` reads with the averaged weights."""
 
@@ -133,10 +145,14 @@ class Training:
         self.labels = torch.from_numpy(classes(train.labels, config))
         self.network = build(config)
         self.averaged = copy.deepcopy(self.network).eval()
-        self.forward = log_probabilities
+        self.forward, self.orthogonal = log_probabilities, orthogonal
         if compiled:
             self.forward = torch.compile(log_probabilities, dynamic=False)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.alpha, fused=True)
+            self.orthogonal = torch.compile(orthogonal, dynamic=False)
+        *convolutions, _ = (layer.weight for layer in self.network if isinstance(layer, torch.nn.Conv2d))
+        self.kernels = [(kernel, torch.zeros(len(kernel), kernel[0].numel())) for kernel in convolutions]
+        others = [v for v in self.network.parameters() if all(v is not kernel for kernel in convolutions)]
+        self.adam = torch.optim.Adam(others, lr=config.alpha, fused=True)
         self.batches = batches(len(train.images), config.batch_size, seed)
         self.random = np.random.default_rng(seed)
 
@@ -151,11 +167,21 @@ class Training:
         lengths = [columns] * pictures, [self.config.char_num] * pictures
         loss = torch.nn.functional.ctc_loss(log_probs, self.labels[batch], *lengths, blank)
         loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.adam.step()
+        self.move_kernels()
+        self.network.zero_grad()
         decay = min(AVERAGE, (1 + self.steps) / (10 + self.steps))
         torch._foreach_lerp_(floats(self.averaged), floats(self.network), 1 - decay)
         self.steps += 1
+
+    def move_kernels(self) -> None:
+        """Muon's step, as cnn_model.descend() has it."""
+        with load_torch().no_grad():
+            for kernel, momentum in self.kernels:
+                gradient = kernel.grad.flatten(1)  # [N, M]
+                momentum.mul_(MOMENTUM).add_(gradient)
+                far = PACE * self.config.alpha * math.sqrt(gradient.shape[1])
+                kernel.sub_(far * self.orthogonal(gradient + MOMENTUM * momentum).view_as(kernel))
 
     def read(self, images: np.ndarray) -> np.ndarray:
         """Read pictures: uint8 [B, H, W] to the classes of their symbols, int64 [B, L]."""

@@ -202,7 +202,7 @@ def test_keras_pictures_lie_on_their_side():
 
 
 def test_the_twin_s_constants_are_ours():
-    for name in ("CHANNELS", "STRIDES", "KERNEL", "NEIGHBOURS", "EPSILON", "AVERAGE"):
+    for name in ("CHANNELS", "STRIDES", "KERNEL", "NEIGHBOURS", "EPSILON", "AVERAGE", "MOMENTUM", "PACE"):
         assert getattr(torch_twin, name) == getattr(cnn_model, name), name
 
 
@@ -249,8 +249,12 @@ longer = dataclasses.replace(config, keep_prob=1.0, shift=0.0, scale=0.0, shear=
 training = torch_twin.Training(train, longer, 0, False)
 for _ in range(150):
     training.step()
+kernel, before = training.kernels[1][0], training.kernels[1][0].detach().clone()
+training.step()
+moved = (kernel - before).detach().flatten(1)
 print(json.dumps({
     "points": points,
+    "moved": torch.linalg.svdvals(moved).div(longer.alpha * moved.shape[1] ** 0.5).tolist(),
     "seconds": torch_twin.step_seconds(train, config, 3),
     "weights": [list(w.shape) for w in torch_twin.build(Config()).parameters()],
     "shape": list(read.shape),
@@ -278,6 +282,12 @@ def test_the_twin_learns_and_is_scored(twin, sets):
     assert len(twin["seconds"]) == 3
     _, captchas = common.score(twin["read"], common.classes(sets[0].labels, TINY))
     assert captchas > 0.5  # of the pictures that it learned by heart; by chance 1 of 125
+
+
+@needs_torch
+def test_the_twin_moves_kernels_as_ours(twin):
+    assert 0.6 < max(twin["moved"]) / cnn_model.PACE < 1.3
+    assert np.median(twin["moved"]) > 0.6 * cnn_model.PACE
 
 
 @needs_torch

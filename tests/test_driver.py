@@ -21,7 +21,7 @@ import curves
 import driver
 import session
 from config import CaptchaError, Config, ConfigError
-from driver import Data, Metrics, Progress
+from driver import Answered, Data, Metrics, Progress
 from generate_captcha import ReadData
 from predict import Predictor
 from session import Stop, load
@@ -143,11 +143,23 @@ def test_durations_do_not_wrap(seconds, text):
     assert driver.duration(seconds) == text
 
 
-def test_better_is_what_makes_the_labels_likelier():
+def test_a_copy_of_each_validation_picture_is_changed_and_always_the_same():
+    random = np.random.default_rng(0)
+    data = Data(random.integers(0, 255, (300, 23, 37), np.uint8), random.random((300, 15), np.float32))
+    both = driver.with_copies(data, TINY)
+    assert np.array_equal(both.images[:300], data.images)
+    assert np.array_equal(both.labels, np.concatenate([data.labels, data.labels]))
+    assert both.images.shape == (600, 23, 37)
+    assert (both.images[300:] != data.images).any(axis=(1, 2)).all()
+    assert np.array_equal(driver.with_copies(data, TINY).images, both.images)
+    assert not np.array_equal(driver.with_copies(data, replace(TINY, seed=1)).images, both.images)
+
+
+def test_better_is_what_makes_the_labels_clearly_likelier():
     best = Metrics(0.5, 0.9, 80, 100, 0.7)
-    assert best._replace(loss=0.6, accuracy=0.8, right=79, likelihood=0.701).improves_on(best)
+    assert best._replace(loss=0.6, accuracy=0.8, right=79, likelihood=0.731).improves_on(best)
     assert not best.improves_on(best)
-    assert not best._replace(loss=0.4, accuracy=1.0, right=100, likelihood=0.699).improves_on(best)
+    assert not best._replace(loss=0.4, accuracy=1.0, right=100, likelihood=0.729).improves_on(best)
     assert not best._replace(loss=math.nan, likelihood=math.nan).improves_on(best)
     assert not best._replace(loss=math.nan, likelihood=math.nan).improves_on(None)
     assert best._replace(likelihood=0.0).improves_on(None), "the first result, however bad"
@@ -228,7 +240,7 @@ def test_the_seconds_of_training_leave_measuring_and_saving_out(monkeypatch):
 
 
 def test_training_stops_after_patience_stagnant_steps(capsys):
-    session = Told(validation=lambda step: 1 - min(step, 10) / 20)
+    session = Told(validation=lambda step: 2.0 ** -min(step, 10))
     progress, saves, _ = fit(session, Epoch=99, patience=15, print_per_batch=5, checkpoint_per_batch=7)
     assert (progress.step, progress.best_step, progress.trained) == (25, 10, True)
     assert saves.kept == [0, 5, 10]
@@ -245,6 +257,20 @@ def test_training_stops_after_patience_stagnant_steps(capsys):
         "25",
     ]
     assert ["improved:*" in line for line in lines if line.startswith("Step")] == [True] * 3 + [False] * 3
+
+
+def test_changed_copies_choose_the_best_weights_and_are_not_printed(capsys):
+    class Copies(Told):
+        def run(self, fetches, feed):
+            found = super().run(fetches, feed)
+            if len(feed.get("x", ())) == 6:  # three validation pictures and their copies
+                found[0][:3] = 0.25  # those are read alike at each step
+            return found
+
+    told = Copies(validation=lambda step: 2.0 ** -min(step, 10))
+    progress, saves, _ = fit(told, Epoch=99, patience=15, print_per_batch=5)
+    assert (progress.step, progress.best_step, saves.kept) == (25, 10, [0, 5, 10])
+    assert set(re.findall(r"val_loss: +([\d.]+)", capsys.readouterr().out)) == {"0.25"}
 
 
 def test_training_stops_after_the_last_epoch_and_judges_the_last_weights(capsys):
@@ -376,11 +402,17 @@ def test_the_test_set_is_read_with_the_best_weights_and_not_the_last(tiny, sets,
     monkeypatch.setattr(driver, "has_bfloat16", lambda: False)
     monkeypatch.setattr("cnn_model.deployed", lambda weights: weights)
     # The third judgement of validation is made to look best, so that later weights are worse.
-    monkeypatch.setattr(Metrics, "improves_on", lambda *_: sum(d is sets[1] for d, _ in seen) == 3)
+    held_out = len(sets[1].images)
+
+    def judged():
+        return [answered for data, answered in seen if len(data.images) == 2 * held_out]
+
+    monkeypatch.setattr(Metrics, "improves_on", lambda *_: len(judged()) == 3)
     progress, result = driver.run_model(replace(tiny, alpha=0.01), sets[0], sets[1], sets[1])
-    *validations, test = [Metrics.of(answered) for data, answered in seen if data is sets[1]]
+    test = Metrics.of(seen[-1][1])
+    validations = [Metrics.of(Answered(*(each[:held_out] for each in a))) for a in judged()]
     assert progress.best_step == 10
-    assert result == test == validations[2]
+    assert result == test == pytest.approx(validations[2], rel=1e-5)  # in batches of other sizes
     assert test != validations[-1]
 
 

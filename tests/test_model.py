@@ -126,6 +126,63 @@ def test_decoding_stays_in_float32_where_convolutions_do_not(tf):
         assert np.array_equal(one, other)
 
 
+# ---------------------------------------------------------------------- the optimiser
+
+
+@pytest.mark.parametrize("shape", [(25, 16), (13, 5), (7, 7)])
+def test_orthogonal_keeps_the_directions_and_makes_them_equally_long(shape, tf):
+    from cnn_model import orthogonal
+
+    random = np.random.default_rng(0)
+    left, _, right = np.linalg.svd(random.normal(size=shape), full_matrices=False)
+    lengths = np.geomspace(20, 1, shape[1])
+    found = run(tf, orthogonal, ((left * lengths) @ right).astype(np.float32))
+    turned_back = left.T @ found @ right.T
+    assert np.diag(turned_back) == pytest.approx(1, abs=0.35)
+    assert turned_back - np.diag(np.diag(turned_back)) == pytest.approx(0, abs=1e-4)
+
+
+def test_orthogonal_of_nothing_is_nothing(tf):
+    from cnn_model import orthogonal
+
+    assert not run(tf, orthogonal, np.zeros((9, 4), np.float32)).any()
+
+
+def test_kernels_of_convolutions_go_as_far_as_alpha_says_and_all_else_by_adam(tf):
+    from cnn_model import MOMENTUM, PACE, descend, orthogonal
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        ones = tf.ones_initializer()
+        names = {"conv1_2x2/kernel": [3, 5, 2, 4], "conv1_2x2/gamma": [4], "columns/kernel": [1, 3, 4, 6]}
+        variables = [tf.get_variable(name, shape, initializer=ones) for name, shape in names.items()]
+        slopes = [tf.placeholder(tf.float32, shape) for shape in names.values()]
+        loss = tf.add_n([tf.reduce_sum(v * slope) for v, slope in zip(variables, slopes, strict=True)])
+        step = tf.train.get_or_create_global_step()
+        train_op = descend(loss, variables, 0.01, step)
+        session.run(tf.global_variables_initializer())
+        random = np.random.default_rng(0)
+        fed, places = [], [session.run(variables)]
+        for _ in range(2):
+            fed.append([random.normal(size=shape) for shape in names.values()])
+            session.run(train_op, dict(zip(slopes, fed[-1], strict=True)))
+            places.append(session.run(variables))
+        kernel_slopes = [each[0].reshape(30, 4) for each in fed]
+        momentum, found = np.zeros((30, 4)), []
+        for slope in kernel_slopes:
+            momentum = MOMENTUM * momentum + slope
+            wanted = orthogonal(tf.constant(slope + MOMENTUM * momentum, tf.float32))
+            found.append(session.run(wanted).reshape(3, 5, 2, 4) * PACE * 0.01 * np.sqrt(30))
+        assert session.run(step) == 2
+    for before, after, far in zip(places, places[1:], found, strict=False):
+        assert before[0] - after[0] == pytest.approx(far, abs=1e-6)
+        assert np.sqrt(np.mean((before[0] - after[0]) ** 2)) == pytest.approx(PACE * 0.01, rel=0.3)
+    for n in (1, 2):  # Adam's first step is alpha against the slope, whatever that is
+        assert places[0][n] - places[1][n] == pytest.approx(0.01 * np.sign(fed[0][n]), rel=1e-3)
+
+
+# ---------------------------------------------------------------------- the graph
+
+
 def parameters(config):
     """Kernels and batch normalisations of the three convolutions; kernel and bias of the columns."""
     convolutions = 25 * (1 * 16 + 16 * 32 + 32 * 64) + 2 * (16 + 32 + 64)
