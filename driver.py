@@ -363,9 +363,9 @@ def run_model(
         stop = stack.enter_context(Stop())
         stack.enter_context(tf.Graph().as_default())
         model = CNN.build(config)
-        if saved and (others := saved.weights.keys() ^ model.weights.keys()):
-            raise of_another_version(min(others))
         checkpoint = Checkpoint(config, model.weights, model.deployed)
+        if saved and (others := saved.variables ^ {v.op.name for v in tf.global_variables()}):
+            raise of_another_version(min(others))
         initialize = tf.global_variables_initializer()
         try:
             with tf.Session(config=session_config(bfloat16)) as session:

@@ -107,6 +107,7 @@ class Saved(NamedTuple):
     config: Config
     progress: dict[str, Any]
     weights: dict[str, np.ndarray]  # the best ones, by name
+    variables: frozenset[str]  # names of all that it holds
 
 
 class Checkpoint:
@@ -191,7 +192,7 @@ def read_save(path: str) -> Saved:
         tensors = {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
         record = json.loads(tensors[RECORD])
         weights = {name.removeprefix(BEST): v for name, v in tensors.items() if name.startswith(BEST)}
-        return Saved(path, Config(**record["config"]), record["progress"], weights)
+        return Saved(path, Config(**record["config"]), record["progress"], weights, frozenset(tensors))
     except Exception as error:  # the reader raises nearly anything on damaged data
         reason = tensorflow_reason(error) if isinstance(error, tf.errors.OpError) else error
         raise CaptchaError(f"{printable(path)} is damaged ({reason})") from None

@@ -169,6 +169,7 @@ def how_many(record: dict[str, Any], path: Path) -> None:
         )
     axes.set(xscale="log", yscale="log", xlabel="pictures trained on", ylabel="captchas read wrong, %")
     axes.set_title("How many pictures do I need? (captchas read right)")
+    axes.margins(x=0.12, y=0.1)  # room for the figures
     axes.grid(alpha=0.3, which="both")
     figure.savefig(path, dpi=100)
     plt.close(figure)

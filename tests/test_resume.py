@@ -261,13 +261,27 @@ def test_a_run_of_another_network_is_named_though_its_weights_have_the_same_shap
     driver.run_model(own, *sets)
     monkeypatch.setattr(cnn_model, "STRIDES", ((2, 2), (2, 2), (4, 2)))
     saved = load("checkpoints")
-    with pytest.raises(CaptchaError, match=r"of another \(conv2_2x2/beta\): resume it with that"):
+    with pytest.raises(CaptchaError, match=r"of another \(best/conv2_2x2/beta\): resume it with that"):
         driver.run_model(own, *sets, saved)
     with (
         tf.Graph().as_default(),
         pytest.raises(CaptchaError, match=r"this version .* has no conv2_2x2/kernel"),
     ):
         cnn_model.frozen(own, saved.weights)
+
+
+def test_a_run_of_another_optimiser_is_named(own, sets, tf, monkeypatch):
+    import cnn_model
+
+    def adam(loss, trained, alpha, step):
+        return tf.train.AdamOptimizer(alpha).minimize(loss, step, trained)
+
+    own = replace(own, Epoch=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(cnn_model, "descend", adam)
+        driver.run_model(own, *sets)
+    with pytest.raises(CaptchaError, match=r"of another \(conv1_2x2/kernel/Adam\): resume it with that"):
+        driver.run_model(own, *sets, load("checkpoints"))
 
 
 def test_an_unfinished_run_is_never_destroyed(own, sets, tf, capsys, monkeypatch):
