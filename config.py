@@ -51,10 +51,10 @@ class Config:
     """All settings. `Config.width` is the default; `Config(width=200).width` is 200.
 
     Where a training default differs from the classic one, the comment says what the classic
-    value was and what was measured when it was chosen (the network still had a pool then), other
-    settings alike: whole captchas of 10,000 pictures held out, after 1,500 steps on 5,000 training
-    pictures without clutter, one run each. `driver.py --epoch 10 --clutter 0 --generate-num 5000 500
-    10000` with one flag changed makes runs like those.
+    value was and what was measured when it was chosen (the network had a pool then, and learned by
+    Adam alone), other settings alike: whole captchas of 10,000 pictures held out, after 1,500 steps on
+    5,000 training pictures without clutter, one run each. `driver.py --epoch 10 --clutter 0
+    --generate-num 5000 500 10000` with one flag changed makes runs like those.
 
     Raises:
         ConfigError: a value that cannot be used; names the field and what is allowed.
