@@ -45,7 +45,7 @@ from session import (
     tidy,
 )
 
-CLEARLY = 0.9  # a result is better when this much or less of the best one's doubt is left
+CLEARLY = 1.1  # times as good as those of the best one must the odds of a better result be
 PRIOR = 2.0  # nats that a temperature of e or 1/e costs
 PLATEAU_STEPS = 500  # every run measured had left the base rate by step 300, most by step 100
 
@@ -104,14 +104,14 @@ class Metrics(NamedTuple):
         }
 
     def improves_on(self, best: Metrics | None) -> bool:
-        """Whether the labels are likelier, by a tenth of what they lack to certainty.
+        """Whether the labels are clearly likelier: the odds for them against all else.
 
         The number of captchas right cannot tell apart two networks that read nearly all, and the loss is
         ruled by the one that cannot be read; their mean probability does not have either fault. It goes
-        on rising a little long after no more captchas are read: by less than that tenth.
+        on rising a little long after no more captchas are read.
         """
-        uncertain = 1.0 if best is None else CLEARLY * (1.0 - best.likelihood)
-        return 1.0 - self.likelihood <= uncertain  # NaN never is
+        now, then = self.likelihood, -1.0 if best is None else best.likelihood
+        return now > then and now * (1.0 - then) >= CLEARLY * then * (1.0 - now)  # NaN never is
 
 
 @dataclass

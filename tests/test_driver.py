@@ -157,12 +157,15 @@ def test_a_copy_of_each_validation_picture_is_changed_and_always_the_same():
 
 def test_better_is_what_makes_the_labels_clearly_likelier():
     best = Metrics(0.5, 0.9, 80, 100, 0.7)
-    assert best._replace(loss=0.6, accuracy=0.8, right=79, likelihood=0.731).improves_on(best)
+    assert best._replace(loss=0.6, accuracy=0.8, right=79, likelihood=0.72).improves_on(best)
     assert not best.improves_on(best)
-    assert not best._replace(loss=0.4, accuracy=1.0, right=100, likelihood=0.729).improves_on(best)
+    assert not best._replace(loss=0.4, accuracy=1.0, right=100, likelihood=0.719).improves_on(best)
     assert not best._replace(loss=math.nan, likelihood=math.nan).improves_on(best)
     assert not best._replace(loss=math.nan, likelihood=math.nan).improves_on(None)
     assert best._replace(likelihood=0.0).improves_on(None), "the first result, however bad"
+    hardly = best._replace(likelihood=1e-9)  # long labels are unlikely for long
+    assert best._replace(likelihood=1.2e-9).improves_on(hardly)
+    assert not best._replace(likelihood=1.0).improves_on(best._replace(likelihood=1.0))
 
 
 def test_the_base_rate_is_named_with_what_to_try():
