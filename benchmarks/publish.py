@@ -164,8 +164,9 @@ def how_many(record: dict[str, Any], path: Path) -> None:
         axes.annotate(
             f"{statistics.mean(each):.2f}%",
             (count, 100 - statistics.mean(each)),
-            (4, 6),
+            (3, 6),
             textcoords="offset points",
+            fontsize=8,
         )
     axes.set(xscale="log", yscale="log", xlabel="pictures trained on", ylabel="captchas read wrong, %")
     axes.set_title("How many pictures do I need? (captchas read right)")
