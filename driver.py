@@ -110,7 +110,9 @@ class Metrics(NamedTuple):
         ruled by the one that cannot be read; their mean probability does not have either fault. It goes
         on rising a little long after no more captchas are read.
         """
-        now, then = self.likelihood, -1.0 if best is None else best.likelihood
+        if best is None:
+            return not math.isnan(self.likelihood)
+        now, then = self.likelihood, best.likelihood
         return now > then and now * (1.0 - then) >= CLEARLY * then * (1.0 - now)  # NaN never is
 
 
