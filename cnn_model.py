@@ -367,7 +367,10 @@ def decode(probabilities: Any, length: int) -> Answers:
     # Symbol n is said at the column where the ways from the left, with n - 1 said, turn to it; from
     # there on, the ways from the right say L - n + 1.
     before = tf.concat([tf.zeros_like(left[:1]) + nothing_said(length, blank), left[:-1]], axis=0)
-    turning = tf.linalg.matmul(before[:, :, :-1], tf.constant(1 - np.eye(blank + 1)[:, :-1], tf.float32))
+    # With both in two dimensions: of four by two, TensorFlow 2.21 writes past the end (its issue 117700).
+    turn = tf.constant(1 - np.eye(blank + 1)[:, :-1], tf.float32)  # [from k, to k]
+    turning = tf.matmul(tf.reshape(before[:, :, :-1], [-1, blank + 1]), turn)
+    turning = tf.reshape(turning, [-1, tf.shape(weights)[1], length, blank])
     from_there = tf.reverse(tf.reverse(right, [0]), [2])[:, :, :-1, :-1]
     scale = tf.pad(left_scale[:-1], [[1, 0], [0, 0]]) + tf.reverse(right_scale, [0])
     meeting = tf.math.log(turning) + tf.math.log(from_there) + scale[:, :, None, None]  # [T, B, L, K]

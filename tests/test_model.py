@@ -126,6 +126,17 @@ def test_decoding_stays_in_float32_where_convolutions_do_not(tf):
         assert np.array_equal(one, other)
 
 
+def test_no_matrix_product_broadcasts(tf):
+    """Of four dimensions by two, TensorFlow 2.21 writes past the end where oneDNN does it (issue 117700)."""
+    from cnn_model import CNN
+
+    with tf.Graph().as_default() as graph:
+        CNN.build(TINY)
+        types = [op.type for op in graph.get_operations()]
+    assert "MatMul" in types
+    assert not [each for each in types if each.startswith("BatchMatMul")]
+
+
 # ---------------------------------------------------------------------- the optimiser
 
 
