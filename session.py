@@ -78,7 +78,7 @@ def has_bfloat16(cpuinfo: str = "/proc/cpuinfo") -> bool:
 
 
 def session_config(bfloat16: bool) -> Any:
-    """The ConfigProto of a session: convolutions and matrix products in bfloat16 where asked for."""
+    """The ConfigProto of a session: convolutions in bfloat16 where asked for."""
     import tensorflow.compat.v1 as tf
     from tensorflow.core.protobuf.rewriter_config_pb2 import RewriterConfig
 
