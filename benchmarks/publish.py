@@ -53,7 +53,8 @@ def first(points: list[list[float]], column: int, share: float) -> str:
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """A row of trained models: command, runs, captchas, digits, steps, seconds of training, of all, GB."""
+    """A row of trained models: command, runs, captchas, digits, steps, seconds of training and of all, GB,
+    arithmetic."""
     runs = row["values"]["runs"]
     right, alike = (
         f"{spread([100 * run[count] / run['tested'] for run in runs])}%"
@@ -68,6 +69,7 @@ def cells(row: dict[str, Any]) -> list[str]:
         f"{spread([run['training seconds'] for run in runs], 0)} s",
         f"{spread([run['first line to last, seconds'] for run in runs], 0)} s",
         f"{max(run['memory, GB'] for run in runs):.2f} GB",
+        row["machine"]["arithmetic"],
     ]
 
 
@@ -77,8 +79,8 @@ def tables(record: dict[str, Any]) -> str:
     trained.sort(key=lambda name: record[name]["values"]["train"])
     parts = [
         "| command, and `--seed N` | runs | captchas right | symbols right | steps | training | in all | "
-        "memory |",
-        "|---|---|---|---|---|---|---|---|",
+        "memory | arithmetic |",
+        "|---|---|---|---|---|---|---|---|---|",
         *("| " + " | ".join(cells(record[name])) + " |" for name in trained),
     ]
     for name in record:

@@ -68,6 +68,7 @@ def test_a_row_names_command_runs_captchas_and_symbols():
         "60 ± 0 s",
         "80 ± 0 s",
         "0.81 GB",
+        "float32",
     ]
 
 
@@ -125,6 +126,19 @@ def test_the_moments_of_a_curve():
     assert moments == sorted(moments)
     assert 0.4 < moments[0] < 0.6
     assert max(b / a for a, b in itertools.pairwise(moments)) < 1.16
+
+
+def test_the_pace_is_of_each_count_of_pictures(monkeypatch):
+    points = {
+        10000: [[1.5, 9, 0.94, 0.5], [45.0, 99, 0.9996, 0.9987]],
+        5000: [[2.0, 8, 0.9, 0.5], [45.2, 80, 0.99, 0.98]],
+    }
+    monkeypatch.setattr(measure, "drawn", lambda config, name, count: count)
+    monkeypatch.setattr(measure, "apart", lambda function, name, train, *others: points[train])
+    found = measure.pace([3, 4])
+    assert list(found) == ["10,000 pictures", "5,000 pictures"]
+    assert list(found["10,000 pictures"].values()) == [[1.5, 1.5], [45.0, 45.0], [13, 13]]
+    assert list(found["5,000 pictures"].values()) == [[45.2, 45.2], [None, None], [200, 200]]
 
 
 def test_seconds_from_what_is_printed():
