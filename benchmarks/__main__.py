@@ -27,7 +27,7 @@ from generate_captcha import available_cores, write_json
 
 RECORD = Path(__file__).with_name("record.json")
 FIRST_SEED = 100  # smaller ones drew the pictures that the choices were made on
-LONG = ("--patience", "3000")  # with this many pictures, better results are further apart
+LONG = ("--epoch", "8", "--patience", "25000")  # about ten minutes
 PACKAGES = ("tensorflow", "numpy", "captcha", "pillow", "torch", "ddddocr", "captcha-whisperer")
 
 
