@@ -149,9 +149,10 @@ def pace(seeds: Iterable[int]) -> dict[str, Any]:
     many of 10,000 others are read wrong after 45 s."""
     found: dict[str, dict[str, list[Any]]] = {}
     for config in (Config(seed=seed) for seed in seeds):
-        test = drawn(config, "test", 10000)
+        train, test = drawn(config, "train", 10000), drawn(config, "test", 10000)
         for count in (10000, 5000):
-            points = apart(_curve, "ours", drawn(config, "train", count), test, config, moments(45))
+            first = train._make(each[:count] for each in train)
+            points = apart(_curve, "ours", first, test, config, moments(45))
             runs = found.setdefault(f"{count:,} pictures", {})
             runs.setdefault("seconds to 93% of digits", []).append(reached(points, 2, 0.93))
             runs.setdefault("to 99% of captchas", []).append(reached(points, 3, 0.99))

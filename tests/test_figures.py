@@ -133,8 +133,8 @@ def test_the_pace_is_of_each_count_of_pictures(monkeypatch):
         10000: [[1.5, 9, 0.94, 0.5], [45.0, 99, 0.9996, 0.9987]],
         5000: [[2.0, 8, 0.9, 0.5], [45.2, 80, 0.99, 0.98]],
     }
-    monkeypatch.setattr(measure, "drawn", lambda config, name, count: count)
-    monkeypatch.setattr(measure, "apart", lambda function, name, train, *others: points[train])
+    monkeypatch.setattr(measure, "drawn", lambda config, name, count: Data(np.zeros(count), np.zeros(count)))
+    monkeypatch.setattr(measure, "apart", lambda function, name, train, *others: points[len(train.labels)])
     found = measure.pace([3, 4])
     assert list(found) == ["10,000 pictures", "5,000 pictures"]
     assert list(found["10,000 pictures"].values()) == [[1.5, 1.5], [45.0, 45.0], [13, 13]]
