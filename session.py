@@ -30,7 +30,6 @@ except ImportError:  # Windows has no such locks: there, nothing keeps two runs 
 NAME = "state"  # a checkpoint's files are state-<step>.*
 RECORD = "record"  # the tensor that holds settings and progress, as JSON
 BEST = "best/"  # begins the names of the best weights
-MATRIX_PRODUCTS = "MatMul,BatchMatMul,BatchMatMulV2"
 READ_AT_ONCE = 250  # pictures: bounds memory
 KEPT = 3  # newest checkpoints that stay: where one is damaged, the one before it serves
 
@@ -45,7 +44,7 @@ def load_tensorflow() -> Any:
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")
     # Where convolutions are done in bfloat16, the matrix products of the decoder must not be.
-    os.environ.setdefault("TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_ALLOWLIST_REMOVE", MATRIX_PRODUCTS)
+    os.environ.setdefault("TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_ALLOWLIST_REMOVE", "MatMul")
     with silence():
         import tensorflow.compat.v1 as tf
     tf.logging.set_verbosity(tf.logging.ERROR)
