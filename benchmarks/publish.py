@@ -128,9 +128,9 @@ def draw(record: dict[str, Any]) -> None:
         how_many(record, docs / "how-many.png")
     if "10000" in record:
         confusions(record["10000"]["values"]["runs"], docs / "confusions.png")
-        still_wrong(record["10000"]["values"]["runs"][0], docs / "still-wrong.png")
+        still_wrong(record["10000"]["values"]["runs"][:1], docs / "still-wrong.png")
     if "100000" in record:
-        still_wrong(record["100000"]["values"]["runs"][0], docs / "still-wrong-100000.png")
+        still_wrong(record["100000"]["values"]["runs"], docs / "still-wrong-100000.png")
 
 
 def over_time(values: dict[str, Any], path: Path) -> None:
@@ -201,22 +201,22 @@ def confusions(runs: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def still_wrong(run: dict[str, Any], path: Path) -> None:
-    """The captchas that one run read wrong: what they say, what was read, how sure."""
+def still_wrong(runs: list[dict[str, Any]], path: Path) -> None:
+    """The captchas that runs read wrong: what they say, what was read, how sure."""
     from matplotlib import pyplot as plt
 
     from config import Config
     from generate_captcha import draw
 
-    wrong = run["wrong"]
+    wrong = [(run["seed"], *each) for run in runs for each in run["wrong"]]
     columns = 5
     rows = max(1, -(-len(wrong) // columns))
     figure, grid = plt.subplots(rows, columns, figsize=(10, 1.15 * rows), layout="constrained", squeeze=False)
     for axes in grid.flat:
         axes.axis("off")
-    for axes, (name, text, confidence) in zip(grid.flat, wrong, strict=False):
+    for axes, (seed, name, text, confidence) in zip(grid.flat, wrong, strict=False):
         truth, number = name.split(".")[0].split("_")
-        label, picture = draw(Config(seed=run["seed"]), "test", int(number))
+        label, picture = draw(Config(seed=seed), "test", int(number))
         if label != truth:
             raise CaptchaError(f"the captcha {name} must be drawn as it was measured, but shows {label}")
         axes.imshow(picture)

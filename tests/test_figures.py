@@ -229,4 +229,4 @@ def test_every_picture_is_drawn(tmp_path, monkeypatch):
     ]
     run["wrong"] = [["0000_000004.png", "0001", "0.5"]]
     with pytest.raises(CaptchaError, match="must be drawn as it was measured"):
-        publish.still_wrong(run, tmp_path / "x.png")
+        publish.still_wrong([run], tmp_path / "x.png")
