@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import string
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,10 @@ def draw(record: dict[str, Any]) -> None:
         still_wrong(record["10000"]["values"]["runs"][:1], docs / "still-wrong.png")
     if "100000" in record:
         still_wrong(record["100000"]["values"]["runs"], docs / "still-wrong-100000.png")
+    if "36" in record:
+        first_run = record["36"]["values"]["runs"][0]
+        twenty = first_run | {"wrong": first_run["wrong"][:20]}
+        still_wrong([twenty], docs / "still-wrong-36.png", string.digits + string.ascii_uppercase)
 
 
 def over_time(values: dict[str, Any], path: Path) -> None:
@@ -201,7 +206,7 @@ def confusions(runs: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def still_wrong(runs: list[dict[str, Any]], path: Path) -> None:
+def still_wrong(runs: list[dict[str, Any]], path: Path, characters: str = string.digits) -> None:
     """The captchas that runs read wrong: what they say, what was read, how sure."""
     from matplotlib import pyplot as plt
 
@@ -216,7 +221,7 @@ def still_wrong(runs: list[dict[str, Any]], path: Path) -> None:
         axes.axis("off")
     for axes, (seed, name, text, confidence) in zip(grid.flat, wrong, strict=False):
         truth, number = name.split(".")[0].split("_")
-        label, picture = draw(Config(seed=seed), "test", int(number))
+        label, picture = draw(Config(seed=seed, characters=characters), "test", int(number))
         if label != truth:
             raise CaptchaError(f"the captcha {name} must be drawn as it was measured, but shows {label}")
         axes.imshow(picture)

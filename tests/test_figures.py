@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import re
+import string
 import subprocess
 import sys
 
@@ -219,12 +220,15 @@ def test_every_picture_is_drawn(tmp_path, monkeypatch):
     run["wrong"] = [[f"{draw(Config(), 'test', 4)[0]}_000004.png", "0000", "0.51"]]
     curve = [[1.0, 5, 0.5, 0.1], [2.0, 9, 0.94, 0.8]]
     rows = {name: a_row(run) for name in ("1000", "10000", "100000")}
-    publish.draw(rows | {"curves": {"values": {"ours": curve}}})
+    letters = Config(characters=string.digits + string.ascii_uppercase)
+    lettered = run | {"wrong": [[f"{draw(letters, 'test', 4)[0]}_000004.png", "OOOO", "0.51"]]}
+    publish.draw(rows | {"curves": {"values": {"ours": curve}}, "36": a_row(lettered)})
     assert sorted(os.listdir(tmp_path / "docs")) == [
         "confusions.png",
         "how-many.png",
         "over-time.png",
         "still-wrong-100000.png",
+        "still-wrong-36.png",
         "still-wrong.png",
     ]
     run["wrong"] = [["0000_000004.png", "0001", "0.5"]]
