@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks import measure, publish
+from benchmarks.common import SYMBOLS_36
 from config import CaptchaError, Parser, run
 from generate_captcha import available_cores, write_json
 
@@ -52,7 +53,7 @@ def driver_row(count: int, *flags: str) -> Row:
 ROWS = {
     **{str(count): driver_row(count) for count in (50, 100, 250, 500, 1000, 2000, 5000, 10000)},
     "100000": driver_row(100000, *LONG),
-    "36": driver_row(100000, *LONG, "--characters", "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
+    "36": driver_row(100000, *LONG, "--characters", SYMBOLS_36),
     "pace": Row("time to an accuracy", lambda options: measure.pace(seeds(options))),
     "curves": Row("the same pictures, other designs", lambda options: measure.curves(options.seconds)),
     "readers": Row("readers that come trained", lambda options: measure.readers()),
@@ -94,7 +95,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)} (default: all)")
     parser.add_argument("--seeds", type=int, default=5, help="runs of each training (default: 5)")
     parser.add_argument(
-        "--seconds", type=float, default=900, help="of training for each design compared (default: 900)"
+        "--seconds", type=float, default=1200, help="of training for each design compared (default: 1200)"
     )
     parser.add_argument("--publish", action="store_true", help="write the record into README.md and docs/")
     options = parser.parse_args(arguments)

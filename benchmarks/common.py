@@ -7,6 +7,7 @@ TensorFlow or PyTorch.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -16,6 +17,7 @@ from config import CaptchaError, Config
 from driver import Clock  # imports no TensorFlow unless asked to
 
 WARM_UP = 10  # steps before those that are timed
+SYMBOLS_36 = string.digits + string.ascii_uppercase  # of the row "36"
 
 
 class Data(Protocol):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-import string
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import reached
-from config import CaptchaError
+from benchmarks.common import SYMBOLS_36, reached
+from config import CaptchaError, Config
 
 ROOT = Path(__file__).parent.parent
 BEGIN, END = "<!-- measured: python -m benchmarks -->", "<!-- end -->"
@@ -135,7 +135,7 @@ def draw(record: dict[str, Any]) -> None:
     if "36" in record:
         first_run = record["36"]["values"]["runs"][0]
         twenty = first_run | {"wrong": first_run["wrong"][:20]}
-        still_wrong([twenty], docs / "still-wrong-36.png", string.digits + string.ascii_uppercase)
+        still_wrong([twenty], docs / "still-wrong-36.png", SYMBOLS_36)
 
 
 def over_time(values: dict[str, Any], path: Path) -> None:
@@ -206,11 +206,12 @@ def confusions(runs: list[dict[str, Any]], path: Path) -> None:
     plt.close(figure)
 
 
-def still_wrong(runs: list[dict[str, Any]], path: Path, characters: str = string.digits) -> None:
+def still_wrong(
+    runs: list[dict[str, Any]], path: Path, characters: Iterable[Any] = Config.characters
+) -> None:
     """The captchas that runs read wrong: what they say, what was read, how sure."""
     from matplotlib import pyplot as plt
 
-    from config import Config
     from generate_captcha import draw
 
     wrong = [(run["seed"], *each) for run in runs for each in run["wrong"]]

@@ -208,6 +208,17 @@ def test_the_readme_says_what_the_record_says():
     assert measured.strip() == publish.tables(json.loads(RECORD.read_text(encoding="utf-8")))
 
 
+def test_the_readme_explains_what_the_record_says():
+    record = json.loads(RECORD.read_text(encoding="utf-8"))
+    explained = " ".join(README.split(publish.END)[1].split())
+    _, steps, symbols, _ = record["curves"]["values"]["the original"][-1]
+    assert f"({steps:,} steps of 64), the original's network reads {symbols:.1%} of digits" in explained
+    runs = record["36"]["values"]["runs"]
+    wrong = sum(run["tested"] - run["right"] for run in runs)
+    only_o = wrong - sum(run["tested"] - run["right with O as 0"] for run in runs)
+    assert f"({only_o:,} of {wrong:,}) have only O and 0 mistaken" in explained
+
+
 def test_every_picture_is_drawn(tmp_path, monkeypatch):
     pytest.importorskip(
         "matplotlib", reason="matplotlib is not installed: pip install -r benchmarks/requirements.txt"
