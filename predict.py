@@ -1,8 +1,8 @@
 """Read captchas with a trained model: `python predict.py captcha.png more/`.
 
-Prints a line a picture: path, text and confidence (the probability of the text among all texts of
-its length), separated by tabs. `--labelled FOLDER` reads a folder whose names hold the labels, and
-says how well.
+Prints a line per image: path, text and confidence (the probability of the text among all texts of
+its length), separated by tabs. `--labelled FOLDER` reads a folder whose file names hold the labels,
+and says how well.
 """
 
 from __future__ import annotations
@@ -11,133 +11,152 @@ import functools
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, overload
+from typing import NamedTuple, overload
 
 import numpy as np
 from tqdm import tqdm
 
-from config import CaptchaError, Config, Parser, number, printable, run
-from generate_captcha import LARGEST_FILE, Picture, PictureError, ReadData, visible_names
-from judge import ON_PAGE, judge, report, write_page
-from runtime import SUFFIXES, Model, load_exported
-from session import Saved, load, load_tensorflow, parts
+from captcha_cnn.cli import OneLineErrorParser, parse_number, run_main
+from captcha_cnn.dataset import list_image_files, load_folder
+from captcha_cnn.exported_model import SUFFIXES, PredictFn, load_exported
+from captcha_cnn.images import MAX_FILE_SIZE, ImageError, ImageSource, decode_image
+from captcha_cnn.metrics import evaluate_predictions
+from captcha_cnn.report import MAX_ON_PAGE, text_report, write_html_report
+from captcha_cnn.tf_runtime import batch_slices, load_tensorflow, session_config, suppress_stderr
+from config import CaptchaError, Config, escape_unprintable
 
 
-class Reading(NamedTuple):
-    """What a picture says. Every probability is one among all texts of that length."""
+class Prediction(NamedTuple):
+    """What an image says. Every probability is one among all texts of that length."""
 
     text: str
     confidence: float  # probability of the text
-    symbols: list[float]  # probability of each symbol
-    runner_up: str  # the likeliest text that differs in one symbol
+    char_probs: list[float]  # probability of each character
+    runner_up: str  # the most probable text with one other character
     runner_up_confidence: float
 
 
+class LoadedModel(NamedTuple):
+    """A model in memory. Several threads may use its functions."""
+
+    config: Config
+    predict: PredictFn  # as captcha_cnn.exported_model.load_exported() explains it
+    loss: Callable[[np.ndarray, np.ndarray], np.ndarray] | None  # of images and classes, int32 [B, L]
+
+
 class Predictor:
-    """Reads pictures with a trained model, which brings its settings.
+    """Reads images with a trained model, which brings its settings. Several threads may use it.
 
     Args:
-        path: a checkpoint folder, whose best weights read; or a file that export.py wrote, which needs
-            no TensorFlow.
+        path: a checkpoint folder, whose best weights are used; or a file that export.py wrote, which
+            needs no TensorFlow.
     """
 
-    def __init__(self, path: str = Config.checkpoint_folder) -> None:
-        self.path = path
-
-    @functools.cached_property
-    def _saved(self) -> Saved:
-        load_tensorflow()
-        return load(self.path)
-
-    @functools.cached_property
-    def _exported(self) -> tuple[dict[str, Any], Model] | None:
-        is_file = self.path.endswith(SUFFIXES) or os.path.isfile(self.path)
-        return load_exported(self.path) if is_file else None
+    def __init__(self, path: str | os.PathLike[str] = Config.checkpoint_folder) -> None:
+        self.path = os.fspath(path)
+        self._lock = threading.Lock()
 
     @property
     def config(self) -> Config:
         """The settings that the model was trained with."""
-        return Config(**self._exported[0]) if self._exported else self._saved.config
+        return self._model.config
+
+    @property
+    def _model(self) -> LoadedModel:
+        with self._lock:  # one thread loads it
+            return self._load
 
     @functools.cached_property
-    def _reader(self) -> ReadData:
-        return ReadData(self.config)
-
-    @functools.cached_property
-    def _models(self) -> tuple[Model, Callable[..., np.ndarray] | None]:
-        """What reads pictures, as load_exported() explains it, and what loss() calls, where there is one."""
-        if self._exported:
-            return self._exported[1], None
-        tf = load_tensorflow()
-        from cnn_model import ctc_loss, frozen, spelled
-
-        config = self.config
-        with tf.Graph().as_default():
-            x, logits, answers = frozen(config, self._saved.weights)
-            labels = tf.placeholder(tf.int32, [None, config.char_num])
-            loss = ctc_loss(logits, labels)
-            session = tf.Session()
-            said = spelled(answers, config, strings=False)
-            return session.make_callable([*said], [x]), session.make_callable(loss, [x, labels])
+    def _load(self) -> LoadedModel:
+        if self.path.endswith(SUFFIXES) or os.path.isfile(self.path):
+            config, predict = load_exported(self.path)
+            return LoadedModel(config, predict, None)
+        return load_checkpoint_model(self.path)
 
     @overload
-    def read(self, pictures: Picture) -> Reading: ...
+    def read(self, images: ImageSource) -> Prediction: ...
     @overload
-    def read(self, pictures: list[Picture]) -> list[Reading]: ...
-    def read(self, pictures: Picture | list[Picture]) -> Reading | list[Reading]:
-        """What a picture says, or each of a list of them.
+    def read(self, images: list[ImageSource] | tuple[ImageSource, ...]) -> list[Prediction]: ...
+    def read(
+        self, images: ImageSource | list[ImageSource] | tuple[ImageSource, ...]
+    ) -> Prediction | list[Prediction]:
+        """What an image says, or each of a list or tuple of them.
 
         Args:
-            pictures: a path, the bytes of a file, a PIL picture, an array (uint8 [H, W], [H, W, 3] or
-                [H, W, 4]), or a list of such.
+            images: a path, the bytes of a file, a PIL image, an array (uint8 [H, W], [H, W, 3] or
+                [H, W, 4]), or a list or tuple of such.
         Raises:
-            PictureError: what is no picture of the model's size; says which of a list.
+            ImageError: not an image of the model's size; says which of a list.
         """
-        if not isinstance(pictures, list):
-            return self.read_images(self._reader.read_picture(pictures)[None])[0]
-        readings = []
-        for part in parts(len(pictures)):
-            images = []
-            for i, picture in enumerate(pictures[part], part.start):
+        size = self.config.width, self.config.height
+        if not isinstance(images, list | tuple):
+            return self.read_arrays(decode_image(images, size)[None])[0]
+        predictions = []
+        for part in batch_slices(len(images)):
+            arrays = []
+            for i, image in enumerate(images[part], part.start):
                 try:
-                    images.append(self._reader.read_picture(picture))
-                except PictureError as error:
-                    raise PictureError(error.kind, f"picture {i} of the list: {error}") from None
-            readings += self.read_images(np.stack(images))
-        return readings
+                    arrays.append(decode_image(image, size))
+                except ImageError as error:
+                    raise ImageError(error.category, f"image {i} of the list: {error}") from None
+            predictions += self.read_arrays(np.stack(arrays))
+        return predictions
 
-    def read_images(self, images: np.ndarray) -> list[Reading]:
-        """What grey pictures of the model's size say, uint8 [N, H, W]."""
-        read, _ = self._models
-        readings = []
-        for part in parts(len(images)):
-            text, confidence, each, runner_up, runner_up_confidence = read(images[part])
+    def read_arrays(self, images: np.ndarray) -> list[Prediction]:
+        """What grayscale images of the model's size say, uint8 [N, H, W]."""
+        predict = self._model.predict
+        predictions = []
+        for part in batch_slices(len(images)):
+            text, confidence, char_probs, runner_up, runner_up_confidence = predict(images[part])
             columns = (
                 ["".join(map(chr, codes)) for codes in text.tolist()],
                 confidence.tolist(),
-                each.tolist(),
+                char_probs.tolist(),
                 ["".join(map(chr, codes)) for codes in runner_up.tolist()],
                 runner_up_confidence.tolist(),
             )
-            readings += [Reading(*row) for row in zip(*columns, strict=True)]
-        return readings
+            predictions += [Prediction(*row) for row in zip(*columns, strict=True)]
+        return predictions
 
     def loss(self, images: np.ndarray, labels: Sequence[str]) -> float | None:
-        """The mean loss of these labels, nats a symbol, as in training; an exported model has none."""
-        _, weigh = self._models
-        if weigh is None:
+        """The mean loss of these labels, as in training; an exported model has none.
+
+        Args:
+            images: uint8 [N, H, W].
+        """
+        loss_fn, alphabet = self._model.loss, self.config.alphabet
+        if loss_fn is None:
             return None
-        classes = np.array([[self.config.alphabet.index(symbol) for symbol in label] for label in labels])
-        found = [weigh(images[part], classes[part]) for part in parts(len(images))]
-        return float(np.concatenate(found).mean(dtype=np.float64))
+        classes = np.array([[alphabet.index(character) for character in label] for label in labels])
+        losses = [loss_fn(images[part], classes[part]) for part in batch_slices(len(images))]
+        return float(np.concatenate(losses).mean(dtype=np.float64))
+
+
+def load_checkpoint_model(folder: str) -> LoadedModel:
+    """The newest model of a checkpoint folder, in a graph and session of its own, on the CPU."""
+    tf = load_tensorflow()
+    from captcha_cnn.checkpoint import load_latest
+    from captcha_cnn.ctc import to_text
+    from cnn_model import build_inference_graph
+
+    saved = load_latest(folder)
+    with tf.Graph().as_default():
+        x, labels, loss, predictions = build_inference_graph(saved.config, saved.weights)
+        outputs = to_text(predictions, saved.config, strings=False)
+        with suppress_stderr():  # TensorFlow remarks on missing GPUs, and with the first prediction on itself
+            session = tf.Session(config=session_config())
+            predict = session.make_callable([*outputs], [x])
+            predict(np.zeros([1, saved.config.height, saved.config.width], np.uint8))
+        return LoadedModel(saved.config, predict, session.make_callable(loss, [x, labels]))
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Read the pictures and folders named, or judge a labelled folder; 1 where a file could not be read."""
-    parser = Parser("Read captchas with a trained model.")
+    """Read the images and folders named, or evaluate a labelled folder; 1 where a file failed."""
+    parser = OneLineErrorParser("Read captchas with a trained model.")
     parser.add_argument(
-        "paths", nargs="*", metavar="PATH", help="a picture, a folder of them, or - for one on standard input"
+        "paths", nargs="*", metavar="PATH", help="an image, a folder of them, or - for one on standard input"
     )
     parser.add_argument(
         "--checkpoint-folder",
@@ -146,108 +165,111 @@ def main(arguments: Sequence[str]) -> int:
         help="folder of the model (default: %(default)s)",
     )
     parser.add_argument("--model", metavar="FILE", help="a file that export.py wrote, to read with instead")
-    parser.add_argument("--json", action="store_true", help="print a JSON object a line")
+    parser.add_argument("--json", action="store_true", help="print a JSON object per line")
     parser.add_argument(
         "--min-confidence",
-        type=number(float),
+        type=parse_number(float),
         default=0.0,
         metavar="X",
         help="print an empty text where the confidence is less, from 0 to 1 (default: 0)",
     )
     parser.add_argument(
-        "--labelled", metavar="FOLDER", help="read a folder whose names hold the labels, and say how well"
+        "--labelled",
+        metavar="FOLDER",
+        help="read a folder whose file names hold the labels, and say how well",
     )
-    parser.add_argument("--report", metavar="FOLDER", help="write what --labelled says as a page, too")
+    parser.add_argument("--report", metavar="FOLDER", help="also write what --labelled says as an HTML page")
     options = parser.parse_args(arguments)
     if bool(options.paths) == bool(options.labelled):
-        parser.error("there must be pictures to read, or a folder with --labelled, and not both")
+        parser.error("name images to read, or a folder with --labelled, and not both")
     if options.report and not options.labelled:
         parser.error("--report needs --labelled FOLDER")
-    least = options.min_confidence
-    if not isinstance(least, float) or not 0 <= least <= 1:
-        parser.error(f"--min-confidence must be a number from 0 to 1, not {least!r}")
+    minimum = options.min_confidence
+    if not isinstance(minimum, float) or not 0 <= minimum <= 1:
+        parser.error(f"--min-confidence must be a number from 0 to 1, not {minimum!r}")
     predictor = Predictor(options.model or options.checkpoint_folder)
     if options.labelled:
-        return judge_folder(predictor, options.labelled, options.report)
-    return read_paths(predictor, options.paths, least, options.json)
+        return evaluate_folder(predictor, options.labelled, options.report)
+    return read_paths(predictor, options.paths, minimum, options.json)
 
 
-def read_paths(predictor: Predictor, paths: Iterable[str], least: float, as_json: bool) -> int:
-    """Print what each picture says, in their order; 1 where one could not be read."""
-    reader = ReadData(predictor.config)
-    every, failed = [], 0
+def read_paths(predictor: Predictor, paths: Iterable[str], min_confidence: float, as_json: bool) -> int:
+    """Print what each image says, in their order; 1 where one could not be read."""
+    config = predictor.config
+    all_paths, failed = [], 0
     for path in paths:
-        found = pictures(path)
+        found = image_paths(path)
         if not found:
-            print(f"{printable(path)}: a folder without pictures", file=sys.stderr)
+            print(f"{escape_unprintable(path)}: a folder without images", file=sys.stderr)
             failed += 1
-        every += found
+        all_paths += found
     # A bar only where the lines go elsewhere: they show the progress themselves.
-    with tqdm(
-        total=len(every), desc="Reading", unit=" pictures", disable=sys.stdout.isatty() or None, leave=False
-    ) as bar:
-        for part in parts(len(every)):
+    hidden = sys.stdout.isatty() or None
+    with tqdm(total=len(all_paths), desc="Reading", unit=" images", disable=hidden, leave=False) as bar:
+        for part in batch_slices(len(all_paths)):
             names, images = [], []
-            for path in every[part]:
+            for path in all_paths[part]:
                 try:
-                    picture = sys.stdin.buffer.read(LARGEST_FILE) if path == "-" else path
-                    images.append(reader.read_picture(picture))
+                    source = sys.stdin.buffer.read(MAX_FILE_SIZE) if path == "-" else path
+                    images.append(decode_image(source, (config.width, config.height)))
                     names.append(path)
-                except PictureError as error:
-                    tqdm.write(f"{printable(path)}: {error}", file=sys.stderr)
+                except ImageError as error:
+                    tqdm.write(f"{escape_unprintable(path)}: {error}", file=sys.stderr)
                     failed += 1
             if images:
-                for name, reading in zip(names, predictor.read_images(np.stack(images)), strict=True):
-                    print(line(name, reading, least, as_json))
+                for name, prediction in zip(names, predictor.read_arrays(np.stack(images)), strict=True):
+                    print(format_prediction(name, prediction, min_confidence, as_json))
                 sys.stdout.flush()
-            bar.update(len(every[part]))
+            bar.update(len(all_paths[part]))
     return 1 if failed else 0
 
 
-def line(name: str, reading: Reading, least: float, as_json: bool) -> str:
-    """What is printed for a picture; an empty text where it is less sure than that."""
-    text = reading.text if reading.confidence >= least else ""
+def format_prediction(name: str, prediction: Prediction, min_confidence: float, as_json: bool) -> str:
+    """What is printed for an image; an empty text where the confidence is less than that."""
+    text = prediction.text if prediction.confidence >= min_confidence else ""
     if not as_json:
-        return f"{printable(name)}\t{text}\t{reading.confidence:.4f}"
+        return f"{escape_unprintable(name)}\t{text}\t{prediction.confidence:.4f}"
+    runner_up = {"text": prediction.runner_up, "confidence": round(prediction.runner_up_confidence, 6)}
+    char_probs = [round(each, 6) for each in prediction.char_probs]
     values = {
         "path": name,
         "text": text,
-        "confidence": round(reading.confidence, 6),
-        "symbols": [round(each, 6) for each in reading.symbols],
-        "runner_up": {"text": reading.runner_up, "confidence": round(reading.runner_up_confidence, 6)},
+        "confidence": round(prediction.confidence, 6),
+        "char_probs": char_probs,
+        "symbols": char_probs,  # the earlier name, for one more release
+        "runner_up": runner_up,
     }
     return json.dumps(values, ensure_ascii=False)
 
 
-def pictures(path: str) -> list[str]:
-    """The path itself, or the files of the folder that it is, in name order."""
-    return [os.path.join(path, name) for name in visible_names(path)] if os.path.isdir(path) else [path]
+def image_paths(path: str) -> list[str]:
+    """The path itself, or the files of the folder that it is, in the order of their names."""
+    return [os.path.join(path, name) for name in list_image_files(path)] if os.path.isdir(path) else [path]
 
 
-def judge_folder(predictor: Predictor, folder: str, page_folder: str | None) -> int:
-    """Read a labelled folder and print how well; write it as a page where asked for."""
-    images, labels, names = ReadData(predictor.config).load_named(folder)
-    readings = predictor.read_images(images)
-    judged = judge(
+def evaluate_folder(predictor: Predictor, folder: str, report_folder: str | None) -> int:
+    """Read a labelled folder and print how well; also write it as a page where asked for."""
+    images, labels, names = load_folder(folder, predictor.config)
+    predictions = predictor.read_arrays(images)
+    report = evaluate_predictions(
         labels,
-        [reading.text for reading in readings],
-        [reading.confidence for reading in readings],
+        [prediction.text for prediction in predictions],
+        [prediction.confidence for prediction in predictions],
         predictor.loss(images, labels),
-        predictor.config.alphabet,
     )
-    print(report(judged, names), flush=True)
-    if page_folder:
-        wrong = [images[mistake.place] for mistake in judged.mistakes[:ON_PAGE]]
+    print(text_report(report, names), flush=True)
+    if report_folder:
+        wrong = [images[mistake.position] for mistake in report.mistakes[:MAX_ON_PAGE]]
         try:
-            page = write_page(page_folder, judged, wrong, names, f"Reading {folder}")
+            page = write_html_report(report_folder, report, wrong, names, f"Reading {folder}")
         except OSError as error:
             raise CaptchaError(
-                f"{printable(page_folder)} could not be written to ({error.strerror or error}): make room "
-                "there, or name another folder with --report"
+                f"{escape_unprintable(report_folder)} could not be written to ({error.strerror or error}): "
+                "make room there, or name another folder with --report"
             ) from error
-        print(f"Page: {printable(str(page))}")
-    return 1 if len(names) < len(visible_names(folder)) else 0
+        print(f"Page: {escape_unprintable(page)}")
+    return 1 if len(names) < len(list_image_files(folder)) else 0
 
 
 if __name__ == "__main__":
-    run(main)
+    run_main(main)

@@ -1,1 +1,1 @@
-"""Other ways to read the same captchas, each as its authors wrote it, measured like ours."""
+"""What the project's results are measured with, and other designs and readers to compare with."""

@@ -4,31 +4,34 @@ Source: "OCR model for reading Captchas" (A_K_Nain, keras.io/examples/vision/cap
 for Keras 3 since 2024). Every line here is ours; the network and recipe are the example's:
 
     [B, W, H, 1] in 0..1, time along the width; twice (3x3 convolution of 32, 64 channels, He's
-    normal first weights, ReLU, 2x2 max pool); each of the W/4 columns to 64 units with ReLU,
+    normal initial weights, ReLU, 2x2 max pool); each of the W/4 time steps to 64 units with ReLU,
     dropout 0.2; bidirectional LSTMs of 128 and 64 units with dropout 0.25 on their input; softmax
     over K + 2 classes; CTC; Adam at 1e-3, batches of 16; greedy decoding.
 
-The example's StringLookup has an entry for unknown symbols, hence K + 2: class 0 is the unknown,
-1 to K the alphabet, K + 1 CTC's blank. Where we differ: the pictures are read as they are, where
-the example resizes its own to 200x50; and they are shuffled anew for each epoch, where the example
-shuffles once: in its favour, if anything.
+The example's StringLookup has an entry for unknown characters, hence K + 2: class 0 is the unknown,
+1 to K the alphabet, K + 1 CTC's blank. Where we differ: the images keep their size, where the example
+resizes its own to 200x50; and they are shuffled anew for each epoch, where the example shuffles once:
+in its favour, if anything.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common import Data, Point, batches, classes, follow, score
+from benchmarks.common import Point, endless_batches, label_classes, score, timed_curve
+from captcha_cnn.dataset import Dataset
+from captcha_cnn.tf_runtime import batch_slices, load_tensorflow
 from config import Config
-from session import load_tensorflow, parts
 
 CHANNELS = (32, 64)
 UNITS = 64  # of the dense layer
 LSTM_UNITS = (128, 64)
-ALPHA = 1e-3
+LEARNING_RATE = 1e-3
 BATCH_SIZE = 16
 
 
@@ -46,7 +49,7 @@ def build(config: Config) -> Any:
     for units in LSTM_UNITS:
         h = layers.Bidirectional(layers.LSTM(units, return_sequences=True, dropout=0.25))(h)
     model = keras.Model(x, layers.Dense(len(config.alphabet) + 2, activation="softmax")(h))
-    model.compile(keras.optimizers.Adam(ALPHA), loss=ctc_loss)
+    model.compile(keras.optimizers.Adam(LEARNING_RATE), loss=ctc_loss)
     return model
 
 
@@ -57,8 +60,8 @@ def ctc_loss(labels: Any, probabilities: Any) -> Any:
 
     labels = tf.cast(labels, tf.int32)
     logits = tf.math.log(tf.transpose(probabilities, [1, 0, 2]) + keras.config.epsilon())
-    columns, pictures = tf.shape(logits)[0], tf.shape(logits)[1]
-    return tf.nn.ctc_loss(tf.sparse.from_dense(labels), logits, tf.fill([pictures], columns))
+    time_steps, images = tf.shape(logits)[0], tf.shape(logits)[1]
+    return tf.nn.ctc_loss(tf.sparse.from_dense(labels), logits, tf.fill([images], time_steps))
 
 
 def prepare(images: np.ndarray) -> np.ndarray:
@@ -68,17 +71,17 @@ def prepare(images: np.ndarray) -> np.ndarray:
 
 
 def greedy(probabilities: np.ndarray) -> list[list[int]]:
-    """The likeliest class of each column, repetitions and blanks dropped; [B, T, K + 2] to B answers.
+    """The most probable class of each time step, repetitions and blanks dropped; [B, T, K + 2] to B answers.
 
-    The answers' symbols are places in the alphabet; -1 is the unknown.
+    An answer has the classes of its characters, -1 for the unknown.
     """
     blank = probabilities.shape[2] - 1
-    said = probabilities.argmax(axis=2)  # [B, T]
-    new = np.diff(said, axis=1, prepend=blank) != 0
-    return [(row[fresh & (row != blank)] - 1).tolist() for row, fresh in zip(said, new, strict=True)]
+    best = probabilities.argmax(axis=2)  # [B, T]
+    new = np.diff(best, axis=1, prepend=blank) != 0
+    return [(row[starts & (row != blank)] - 1).tolist() for row, starts in zip(best, new, strict=True)]
 
 
-def curve(train: Data, test: Data, config: Config, seed: int, at: Sequence[float]) -> Iterator[Point]:
+def curve(train: Dataset, test: Dataset, config: Config, at: Sequence[float]) -> Iterator[Point]:
     """Train on `train`; a Point on `test` each time the training clock passes the next of `at`.
 
     Keras traces its training step in the first step, and again for an epoch's last batch where that
@@ -87,17 +90,19 @@ def curve(train: Data, test: Data, config: Config, seed: int, at: Sequence[float
     load_tensorflow()  # Keras would import it with all that it prints
     import keras
 
-    keras.utils.set_random_seed(seed)
+    keras.utils.set_random_seed(config.seed)
     model = build(config)
-    symbols, truth = classes(train.labels, config) + 1, classes(test.labels, config)
-    chosen = batches(len(train.images), BATCH_SIZE, seed)
+    truth = label_classes(test.labels, config)
+    unchanged: dict[str, Any] = dict.fromkeys(("shift", "scale", "shear", "squeeze", "noise"), 0.0)
+    batches = endless_batches(train, replace(config, batch_size=BATCH_SIZE, **unchanged))
 
     def step() -> None:
-        batch = next(chosen)
-        model.train_on_batch(prepare(train.images[batch]), symbols[batch])
+        x, y = next(batches)
+        model.train_on_batch(prepare(x), label_classes(y, config) + 1)
 
     def score_now() -> tuple[float, float]:
-        read = [model.predict_on_batch(prepare(test.images[p])) for p in parts(len(truth))]
-        return score([answer for part in read for answer in greedy(np.asarray(part))], truth)
+        parts = [model.predict_on_batch(prepare(test.images[part])) for part in batch_slices(len(truth))]
+        return score([answer for part in parts for answer in greedy(np.asarray(part))], truth)
 
-    yield from follow(step, score_now, at)
+    with contextlib.closing(batches):
+        yield from timed_curve(step, score_now, at)

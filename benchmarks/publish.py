@@ -1,231 +1,297 @@
-"""What was measured, as lines, as the README's tables and as pictures."""
+"""What was measured, as text: docs/results.md, and the table in README.md.
+
+All of it is made from the record. A row of another version of the program says so.
+"""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import SYMBOLS_36, reached
+from benchmarks import diagram, figures
+from benchmarks.common import missing_package, time_to_threshold
+from captcha_cnn import VERSION
+from captcha_cnn.files import atomic_write
 from config import CaptchaError, Config
 
 ROOT = Path(__file__).parent.parent
-BEGIN, END = "<!-- measured: python -m benchmarks -->", "<!-- end -->"
-COUNTS = (50, 100, 250, 500, 1000, 2000, 5000, 10000, 100000)
+TEMPLATE = Path(__file__).with_name("results_template.md")
+BEGIN, END = "<!-- results: python -m benchmarks --publish -->", "<!-- end -->"
+FIRST_SEED = 100  # smaller ones drew the images that the choices were made on
+NUMBER_WORDS = {2: "two", 3: "three", 4: "four"}
+ACCURACY_HEADER = (
+    "row",
+    "training images",
+    "captchas right",
+    "characters right",
+    "steps",
+    "training time",
+    "total time",
+    "peak memory",
+    "runs",
+    "measured",
+)
 
 
-def spread(values: list[float], digits: int = 2) -> str:
+def publish(record: dict[str, Any]) -> None:
+    """Write docs/results.md, its figures, the network's diagram and the table in README.md.
+
+    Raises:
+        CaptchaError: README.md has no place for the table, or a package is not installed.
+    """
+    docs, readme = ROOT / "docs", ROOT / "README.md"
+    text = with_readme_table(readme.read_text(encoding="utf-8"), record)
+    figures.draw_figures(record, docs)
+    for form in ("svg", "png"):
+        diagram.draw_network(docs / f"network.{form}", Config())
+    for path, content in ((docs / "results.md", results_page(record)), (readme, text)):
+        with atomic_write(path) as temporary:
+            temporary.write_text(content, encoding="utf-8")
+
+
+# ---------------------------------------------------------------------- numbers as text
+
+
+def mean_std(values: Sequence[float], digits: int = 2) -> str:
     """Mean and standard deviation; the value alone where there is one."""
     mean = f"{statistics.mean(values):.{digits}f}"
     return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
-def lines(name: str, row: dict[str, Any]) -> list[str]:
-    """A measured row in words."""
-    values = row["values"]
-    if "runs" in values:
-        return [" | ".join(cells(row))]
-    if name == "curves":
-        return [
-            f"{each}: {100 * points[-1][2]:.2f}% of digits, {100 * points[-1][3]:.2f}% of captchas after "
-            f"{points[-1][0]:.0f} s; 93% of digits after {first(points, 2, 0.93)}, "
-            f"99% of captchas after {first(points, 3, 0.99)}"
-            for each, points in values.items()
-        ]
-    return [f"{each}: {in_words(found)}" for each, found in values.items()]
-
-
 def in_words(value: Any) -> str:
-    """A measured value as text, the values of several runs with mean and deviation."""
+    """A measured value as text; those of several runs with mean and standard deviation."""
     if isinstance(value, dict):
         return ", ".join(f"{name} {in_words(each)}" for name, each in value.items())
     if isinstance(value, list):
         known = [each for each in value if each is not None]
         missed = f" ({len(value) - len(known)} of {len(value)} runs never)" if len(known) < len(value) else ""
-        return (spread(known, 1) if known else "none") + missed
+        return (mean_std(known, 1) if known else "none") + missed
     return f"{value:,}"
 
 
-def first(points: list[list[float]], column: int, share: float) -> str:
-    """Seconds of training at the first point of a curve that reached a share."""
-    seconds = reached(points, column, share)
-    return "no time here" if seconds is None else f"{seconds:.1f} s"
+def first_time(points: list[list[float]], column: int, threshold: float) -> str:
+    """Seconds of training at the first point of a curve with at least that value."""
+    seconds = time_to_threshold(points, column, threshold)
+    return "not reached" if seconds is None else f"{seconds:.1f} s"
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """A row of trained models: command, runs, captchas, digits, steps, seconds of training and of all, GB,
-    arithmetic."""
-    runs = row["values"]["runs"]
-    right, alike = (
-        f"{spread([100 * run[count] / run['tested'] for run in runs])}%"
-        for count in ("right", "right with O as 0")
-    )
+def captchas_right(row: dict[str, Any], key: str = "captchas right") -> str:
+    """Per cent of the test images, over the runs."""
+    return f"{mean_std([100 * run[key] / run['test images'] for run in row['values']['runs']])}%"
+
+
+def captchas_right_in_full(row: dict[str, Any]) -> str:
+    """The same, and how many are right where O and 0 count as one character, if that differs."""
+    right, alike = captchas_right(row), captchas_right(row, "captchas right with O as 0")
+    return right if alike == right else f"{right}; {alike} with O and 0 as one"
+
+
+def run_count(row: dict[str, Any]) -> str:
+    """How many runs, and how many of them at the same time."""
+    runs, jobs = len(row["values"]["runs"]), row["values"]["jobs"]
+    return f"{runs}, {NUMBER_WORDS.get(jobs, jobs)} at a time" if jobs > 1 else f"{runs}"
+
+
+def measured(row: dict[str, Any]) -> str:
+    """The version and the day."""
+    return f"version {row['version']}, {row['machine']['day']}"
+
+
+def accuracy_cells(row: dict[str, Any]) -> list[str]:
+    """A row of trained models, without its name, as ACCURACY_HEADER has it."""
+    values, runs = row["values"], row["values"]["runs"]
     return [
-        f"{row['what']}",
-        f"{len(runs)}",
-        right if alike == right else f"{right}; {alike} with O and 0 as one",
-        f"{spread([100 * run['symbols'] for run in runs])}%",
-        f"{spread([run['steps'] for run in runs], 0)}",
-        f"{spread([run['training seconds'] for run in runs], 0)} s",
-        f"{spread([run['first line to last, seconds'] for run in runs], 0)} s",
-        f"{max(run['memory, GB'] for run in runs):.2f} GB",
-        row["machine"]["arithmetic"],
+        f"{values['training images']:,}",
+        captchas_right_in_full(row),
+        f"{mean_std([100 * run['character accuracy'] for run in runs])}%",
+        mean_std([run["steps"] for run in runs], 0),
+        f"{mean_std([run['training seconds'] for run in runs], 0)} s",
+        f"{mean_std([run['total seconds'] for run in runs], 0)} s",
+        f"{max(run['peak memory, GB'] for run in runs):.2f} GB",
+        run_count(row),
+        measured(row),
     ]
 
 
-def tables(record: dict[str, Any]) -> str:
-    """Markdown of all that was measured, each row with its machine."""
-    trained = [name for name in record if "runs" in record[name]["values"]]
-    trained.sort(key=lambda name: record[name]["values"]["train"])
-    parts = [
-        "| command, and `--seed N` | runs | captchas right | symbols right | steps | training | in all | "
-        "memory | arithmetic |",
-        "|---|---|---|---|---|---|---|---|---|",
-        *("| " + " | ".join(cells(record[name])) + " |" for name in trained),
+def curve_cells(name: str, points: list[list[float]]) -> list[str]:
+    """What the curve of a design ends with, and when it reached two accuracies."""
+    seconds, steps, characters, captchas = points[-1]
+    return [
+        name,
+        f"{seconds:,.0f} s",
+        f"{steps:,}",
+        f"{characters:.2%}",
+        f"{captchas:.2%}",
+        first_time(points, 2, 0.93),
+        first_time(points, 3, 0.99),
     ]
-    for name in record:
-        if name not in trained:
-            parts += ["", f"**{record[name]['what'].capitalize()}** (`python -m benchmarks {name}`)", ""]
-            parts += [f"- {line}" for line in lines(name, record[name])]
-    machines = {
-        "{processor}, {cores} cores, {arithmetic}; Python {python}".format(**row["machine"])
-        + "".join(f", {package} {number}" for package, number in row["machine"]["versions"].items())
-        for row in record.values()
+
+
+def summary_lines(name: str, row: dict[str, Any]) -> list[str]:
+    """A measured row, for the terminal."""
+    values = row["values"]
+    if "runs" in values:
+        return [" | ".join([row["what"], *accuracy_cells(row)])]
+    if name == "curves":
+        return [" | ".join(curve_cells(each, points)) for each, points in values.items()]
+    return [f"{each}: {in_words(found)}" for each, found in values.items()]
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def table(header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def value_table(values: dict[str, Any]) -> str:
+    """Measured values: a line for each, or a table where each is a group of the same values."""
+    groups = list(values.values())
+    if not all(isinstance(each, dict) for each in groups):
+        return "\n".join(f"- {name}: {in_words(value)}" for name, value in values.items())
+    header = list(dict.fromkeys(name for group in groups for name in group))
+    rows = [
+        [name, *(in_words(group[each]) if each in group else "" for each in header)]
+        for name, group in values.items()
+    ]
+    return table(["", *header], rows)
+
+
+def accuracy_rows(record: dict[str, Any]) -> list[str]:
+    """The names of the rows of trained models, fewest training images first."""
+    names = [name for name in record if "runs" in record[name]["values"]]
+    return sorted(names, key=lambda name: record[name]["values"]["training images"])
+
+
+def accuracy_table(record: dict[str, Any]) -> str:
+    """All rows of trained models."""
+    rows = [[f"`{name}`", *accuracy_cells(record[name])] for name in accuracy_rows(record)]
+    return table(ACCURACY_HEADER, rows) if rows else ""
+
+
+def curves_table(curves: dict[str, list[list[float]]]) -> str:
+    """What the figure of the curves shows."""
+    header = ["design", "trained for", "steps", "characters right", "captchas right"]
+    header += ["93% of characters after", "99% of captchas after"]
+    return table(header, (curve_cells(name, points) for name, points in curves.items()))
+
+
+def wrong_counts(row: dict[str, Any]) -> dict[str, str]:
+    """How many captchas were read wrong, by the first run and by all; how many only as O and 0 look alike."""
+    runs = row["values"]["runs"]
+    wrong = [run["test images"] - run["captchas right"] for run in runs]
+    counts = {
+        "first": wrong[0],
+        "first_of": runs[0]["test images"],
+        "all": sum(wrong),
+        "all_of": sum(run["test images"] for run in runs),
+        "only_o": sum(run["captchas right with O as 0"] - run["captchas right"] for run in runs),
+        "runs": len(runs),
     }
-    parts += ["", f"Measured on: {'. '.join(sorted(machines))}."]
-    return "\n".join(parts)
+    return {name: f"{count:,}" for name, count in counts.items()} | {"measured": measured(row)}
 
 
-def write(record: dict[str, Any]) -> None:
-    """Put the tables into the README and draw the pictures in docs/.
+def machines_text(record: dict[str, Any]) -> str:
+    """Each machine with its package versions, and the rows that were measured there."""
+    rows: dict[str, list[str]] = {}
+    for name, row in record.items():
+        machine = row["machine"]
+        packages = "".join(f", {package} {number}" for package, number in machine["versions"].items())
+        text = "{processor}, {cores} cores, {arithmetic}; Python {python}".format(**machine) + packages
+        rows.setdefault(text, []).append(f"`{name}`")
+    return "\n".join(f"- {text}. Rows: {', '.join(names)}." for text, names in rows.items())
+
+
+def results_page(record: dict[str, Any]) -> str:
+    """docs/results.md: the sentences are in the template, every number comes from the record."""
+    try:
+        import jinja2
+    except ImportError:
+        raise missing_package("jinja2", "requirements.txt") from None
+    trained = accuracy_rows(record)
+    jobs = max((record[name]["values"]["jobs"] for name in trained), default=1)
+    options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
+    template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), **options)
+    page: str = template.render(
+        version=VERSION,
+        earlier=sorted({row["version"] for row in record.values()} - {VERSION}),
+        first_seed=FIRST_SEED,
+        test_images=f"{record[trained[0]]['values']['runs'][0]['test images']:,}" if trained else "",
+        accuracy=accuracy_table(record),
+        jobs=NUMBER_WORDS.get(jobs, jobs) if jobs > 1 else "",
+        commands="\n".join(f"- row `{name}`: {record[name]['what']}" for name in trained),
+        counts=[f"`{count}`" for count in figures.COUNTS if str(count) in record],
+        wrong={f"of_{name}": wrong_counts(record[name]) for name in trained},
+        few=figures.FEW,
+        tables={name: own_table(name, row) for name, row in record.items() if name not in trained},
+        machines=machines_text(record),
+        notes={name: row["note"] for name, row in record.items() if "note" in row},
+    )
+    return page
+
+
+def own_table(name: str, row: dict[str, Any]) -> dict[str, Any]:
+    """The table of a row that has one for itself, when it was measured, and how many runs it has."""
+    values = row["values"]
+    lists = [value for group in values.values() if isinstance(group, dict) for value in group.values()]
+    runs = max((len(value) for value in lists if isinstance(value, list)), default=1)
+    text = curves_table(values) if name == "curves" else value_table(values)
+    return {"measured": measured(row), "table": text, "runs": runs}
+
+
+# ---------------------------------------------------------------------- README.md
+
+
+def readme_rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """What a newcomer wants to know: (what, result, row), at most eight."""
+    found: list[tuple[str, str, str]] = []
+    for name in ("100", "1000", "10000", "100000"):
+        if name in record:
+            count = record[name]["values"]["training images"]
+            found.append((f"captchas right, trained on {count:,} images", captchas_right(record[name]), name))
+    if "36" in record:
+        what = "captchas right, 36 characters, 100,000 images"
+        found.append((what, captchas_right_in_full(record["36"]), "36"))
+    if "time-to-accuracy" in record:
+        seconds = record["time-to-accuracy"]["values"]["10,000 images"]["seconds to 99% of captchas"]
+        found.append(
+            ("training time until 99% of captchas are right", f"{in_words(seconds)} s", "time-to-accuracy")
+        )
+    if "steps" in record:
+        ms = record["steps"]["values"]["milliseconds per step"]
+        others = [ms[name] for name in ms if name != "ours"]
+        torch = f" (PyTorch: {min(others):.1f} ms)" if others else ""
+        found.append(("a training step of 32 images", f"{ms['ours']:.1f} ms{torch}", "steps"))
+    if "exported" in record:
+        values = record["exported"]["values"]
+        result = f"{values['litert']['milliseconds for one']} ms with LiteRT, "
+        result += f"{values['onnx']['milliseconds for one']} ms with ONNX"
+        found.append(("reading one image, on one core", result, "exported"))
+    return found
+
+
+def readme_table(record: dict[str, Any]) -> str:
+    """The table of README.md, with a line on what it was measured on."""
+    rows = []
+    for what, result, name in readme_rows(record):
+        version = record[name]["version"]
+        rows.append([what, result, f"`{name}`" + (f" (version {version})" if version != VERSION else "")])
+    return table(["what", "result", "row of `python -m benchmarks`"], rows)
+
+
+def with_readme_table(text: str, record: dict[str, Any]) -> str:
+    """README.md with the table between its two marks.
 
     Raises:
-        CaptchaError: the README has no place for them, or matplotlib is not installed.
+        CaptchaError: a mark is missing.
     """
-    readme = ROOT / "README.md"
-    text = readme.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
+    if BEGIN not in text or END not in text.split(BEGIN, 1)[1]:
         raise CaptchaError(f"README.md must hold the lines {BEGIN} and {END}, to write between them")
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
-    draw(record)
-    readme.write_text(f"{before}{BEGIN}\n{tables(record)}\n{END}{after}", encoding="utf-8")
-
-
-def draw(record: dict[str, Any]) -> None:
-    """The pictures: accuracy over time, captchas against pictures, confusions, captchas still wrong."""
-    try:
-        import matplotlib
-    except ImportError:
-        from benchmarks.common import missing
-
-        raise missing("matplotlib", "requirements.txt") from None
-    matplotlib.use("Agg")
-    docs = ROOT / "docs"
-    if "curves" in record:
-        over_time(record["curves"]["values"], docs / "over-time.png")
-    if sum(str(count) in record for count in COUNTS) > 1:
-        how_many(record, docs / "how-many.png")
-    if "10000" in record:
-        confusions(record["10000"]["values"]["runs"], docs / "confusions.png")
-        still_wrong(record["10000"]["values"]["runs"][:1], docs / "still-wrong.png")
-    if "100000" in record:
-        still_wrong(record["100000"]["values"]["runs"], docs / "still-wrong-100000.png")
-    if "36" in record:
-        first_run = record["36"]["values"]["runs"][0]
-        twenty = first_run | {"wrong": first_run["wrong"][:20]}
-        still_wrong([twenty], docs / "still-wrong-36.png", SYMBOLS_36)
-
-
-def over_time(values: dict[str, Any], path: Path) -> None:
-    """Share of captchas wrong against seconds of training, both on log scales."""
-    from matplotlib import pyplot as plt
-
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharex=True)
-    for name, points in values.items():
-        seconds = [point[0] for point in points]
-        left.plot(seconds, [100 * point[2] for point in points], label=name)
-        right.plot(seconds, [100 * point[3] for point in points], label=name)
-    for axes, title in ((left, "digits read right, %"), (right, "captchas read right, %")):
-        axes.set(xscale="log", xlabel="seconds of training", title=title, ylim=(0, 101))
-        axes.grid(alpha=0.3)
-    left.axhline(93, color="grey", linewidth=0.8, linestyle="--")
-    right.legend(frameon=False)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def how_many(record: dict[str, Any], path: Path) -> None:
-    """Captchas read right against pictures trained on."""
-    from matplotlib import pyplot as plt
-
-    counts = [count for count in COUNTS if str(count) in record]
-    shares = [
-        [100 * run["right"] / run["tested"] for run in record[str(count)]["values"]["runs"]]
-        for count in counts
-    ]
-    figure, axes = plt.subplots(figsize=(7, 4), layout="constrained")
-    axes.plot(counts, [100 - statistics.mean(each) for each in shares], marker="o")
-    for count, each in zip(counts, shares, strict=True):
-        axes.annotate(
-            f"{statistics.mean(each):.2f}%",
-            (count, 100 - statistics.mean(each)),
-            (3, 6),
-            textcoords="offset points",
-            fontsize=8,
-        )
-    axes.set(xscale="log", yscale="log", xlabel="pictures trained on", ylabel="captchas read wrong, %")
-    axes.set_title("How many pictures do I need? (captchas read right)")
-    axes.margins(x=0.12, y=0.1)  # room for the figures
-    axes.grid(alpha=0.3, which="both")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def confusions(runs: list[dict[str, Any]], path: Path) -> None:
-    """How often one digit was read for another, all runs together."""
-    from matplotlib import pyplot as plt
-
-    symbols = sorted({symbol for run in runs for pair in run["confusions"] for symbol in pair.split(">")})
-    table = [
-        [sum(run["confusions"].get(f"{truth}>{read}", 0) for run in runs) for read in symbols]
-        for truth in symbols
-    ]
-    figure, axes = plt.subplots(figsize=(5, 4.6), layout="constrained")
-    axes.imshow(table, cmap="Blues")
-    for row, counts in enumerate(table):
-        for column, count in enumerate(counts):
-            if count:
-                axes.text(column, row, count, ha="center", va="center", fontsize=8)
-    axes.set(xlabel="read as", ylabel="digit", xticks=range(len(symbols)), yticks=range(len(symbols)))
-    axes.set(xticklabels=symbols, yticklabels=symbols)
-    total = sum(run["tested"] for run in runs)
-    axes.set_title(f"Digits read wrong in {total:,} captchas", fontsize=10)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def still_wrong(
-    runs: list[dict[str, Any]], path: Path, characters: Iterable[Any] = Config.characters
-) -> None:
-    """The captchas that runs read wrong: what they say, what was read, how sure."""
-    from matplotlib import pyplot as plt
-
-    from generate_captcha import draw
-
-    wrong = [(run["seed"], *each) for run in runs for each in run["wrong"]]
-    columns = 5
-    rows = max(1, -(-len(wrong) // columns))
-    figure, grid = plt.subplots(rows, columns, figsize=(10, 1.15 * rows), layout="constrained", squeeze=False)
-    for axes in grid.flat:
-        axes.axis("off")
-    for axes, (seed, name, text, confidence) in zip(grid.flat, wrong, strict=False):
-        truth, number = name.split(".")[0].split("_")
-        label, picture = draw(Config(seed=seed, characters=characters), "test", int(number))
-        if label != truth:
-            raise CaptchaError(f"the captcha {name} must be drawn as it was measured, but shows {label}")
-        axes.imshow(picture)
-        axes.set_title(f"{truth}, read {text} ({100 * float(confidence):.0f}%)", fontsize=8)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    return f"{before}{BEGIN}\n{readme_table(record)}\n{END}{after}"

@@ -1,4 +1,4 @@
-"""Tiny, odd sizes, so that no number is right by luck: 37x23 pixels, three letters of `abcde`."""
+"""Fixtures and helpers. The sizes are tiny and odd, so that no number is right by luck."""
 
 import signal
 import subprocess
@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from captcha_cnn.tf_runtime import load_tensorflow
 from config import Config
-from session import load_tensorflow
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -31,7 +31,7 @@ TINY = Config(
 
 @pytest.fixture
 def tiny(tmp_path, monkeypatch):
-    """A Config whose folders are in a temporary folder, which is the current one."""
+    """TINY, with a temporary folder as the current folder."""
     monkeypatch.chdir(tmp_path)
     return TINY
 
@@ -43,7 +43,7 @@ def tf():
 
 @pytest.fixture(scope="session")
 def drawn(tmp_path_factory):
-    """A Config whose three sets are drawn. Not to be written to."""
+    """A Config whose three sets are drawn. Do not write into its folders."""
     from generate_captcha import Generate
 
     folder = tmp_path_factory.mktemp("drawn")
@@ -56,7 +56,7 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
-    """A folder in which both commands ran, and what they printed."""
+    """A folder in which generate_captcha.py and driver.py ran, and their output. Do not write into it."""
     folder = tmp_path_factory.mktemp("trained")
     config = replace(TINY, generate_num=(600, 40, 50), Epoch=4, print_per_batch=20, save_per_batch=40)
     generated = script("generate_captcha.py", *flags(config), cwd=folder)
@@ -67,7 +67,7 @@ def trained(tmp_path_factory):
 
 
 def flags(config):
-    """The command line that asks for that Config."""
+    """The command-line arguments that give this Config."""
     words = []
     for name, value in config.as_dict().items():
         words.append(f"--{name.replace('_', '-')}")
@@ -76,20 +76,20 @@ def flags(config):
 
 
 def script(name, *arguments, cwd=None, **options):
-    """Run one of the project's scripts; its output as text."""
+    """Run one of the project's scripts, with its output as text."""
     command = [sys.executable, str(PROJECT / name), *map(str, arguments)]
     return subprocess.run(
         command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options
     )
 
 
-def heed_ctrl_c():
-    """For a process to be interrupted: what runs in the background of a shell would ignore it."""
+def default_sigint():
+    """Let Ctrl-C end a process (as preexec_fn): one started in the background of a shell would ignore it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def assert_refused(done, status, *words):
-    """One sentence on standard error, with those words in it; the exit status; no traceback."""
+    """The script ended with that status and one sentence on standard error that has those words."""
     assert done.returncode == status, done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert "Traceback" not in done.stderr

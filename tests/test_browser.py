@@ -1,4 +1,4 @@
-"""What people see in a browser: the page of a judged set, and TensorBoard's."""
+"""What people see in a browser: the report of an evaluated set, and TensorBoard's page."""
 
 import io
 import re
@@ -10,7 +10,7 @@ import time
 import urllib.request
 
 import pytest
-from conftest import heed_ctrl_c
+from conftest import default_sigint
 from PIL import Image
 
 import predict
@@ -23,25 +23,25 @@ def browse(tmp_path, address, *options):
     """What headless Chromium does with a page."""
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile"]
     return subprocess.run(
-        [*command, *options, address], capture_output=True, cwd=tmp_path, timeout=180, check=True
+        [*command, *options, address], capture_output=True, cwd=tmp_path, timeout=300, check=True
     )
 
 
-def test_the_page_of_a_judged_set(trained, tmp_path, monkeypatch):
+def test_the_report_of_an_evaluated_set(trained, tmp_path, monkeypatch):
     monkeypatch.chdir(trained.folder)
     assert predict.main(["--labelled", "test", "--report", str(tmp_path)]) == 0
     page = f"file://{tmp_path}/index.html"
     browse(tmp_path, page, "--screenshot=page.png", "--window-size=900,2600")
     screenshot = Image.open(tmp_path / "page.png").convert("RGB")
     colours = {colour for _, colour in screenshot.getcolors(10**6)}
-    assert (31, 119, 180) in colours, "the refusal curve and the darkest cell of the matrix"
+    assert (31, 119, 180) in colours, "the curve of selective accuracy"
     assert (176, 0, 32) in colours, "what was read wrong"
     dom = browse(tmp_path, page, "--dump-dom").stdout.decode()
-    wrong = int(re.search(r"<p>(\d+) of 50, the surest first", dom)[1])
+    wrong = int(re.search(r"<p>(\d+) of 50, the most confident first", dom)[1])
     assert dom.count("<figure>") == wrong > 0
 
 
-def test_tensorboards_page_has_the_pictures(trained, tmp_path):
+def test_tensorboards_page_has_the_images(trained, tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -50,7 +50,7 @@ def test_tensorboards_page_has_the_pictures(trained, tmp_path):
         cwd=trained.folder,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=default_sigint,
     )
     try:
         address = f"http://127.0.0.1:{port}"
@@ -58,7 +58,7 @@ def test_tensorboards_page_has_the_pictures(trained, tmp_path):
         for _ in range(300):
             try:
                 with urllib.request.urlopen(tags) as answer:
-                    if b"read_worst" in answer.read():
+                    if b"worst_predictions" in answer.read():
                         break
             except OSError:
                 pass
@@ -70,11 +70,11 @@ def test_tensorboards_page_has_the_pictures(trained, tmp_path):
         screenshot = Image.open(tmp_path / "page.png").convert("RGB")
         red = sum(count for count, (r, g, b) in screenshot.getcolors(10**7) if r > 150 and max(g, b) < 90)
         assert red > 50, "the texts under captchas that were read wrong"
-        query = "run=validation&tag=read_worst&sample=0&index=0"
+        query = "run=validation&tag=worst_predictions&sample=0&index=0"
         with urllib.request.urlopen(f"{address}/data/plugin/images/images?{query}") as answer:
             (blob,) = re.findall(r'"blob_key": "([^"]+)"|query": "([^"]+)"', answer.read().decode())[:1]
-        picture = f"{address}/data/plugin/images/individualImage?{blob[0] or blob[1]}"
-        with urllib.request.urlopen(picture) as answer:
+        image = f"{address}/data/plugin/images/individualImage?{blob[0] or blob[1]}"
+        with urllib.request.urlopen(image) as answer:
             assert Image.open(io.BytesIO(answer.read())).width > 3 * trained.config.width
     finally:
         server.terminate()

@@ -1,18 +1,20 @@
+"""Settings: defaults, what is allowed, the published ones, and their flags."""
+
 import contextlib
 import dataclasses
 import io
 import json
 import os
 import re
-import subprocess
-import sys
+from dataclasses import replace
 
 import pytest
-from conftest import PROJECT, TINY, assert_refused, flags, script
+from conftest import TINY, assert_refused, flags, script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from config import Config, ConfigError, parse
+from captcha_cnn.cli import parse
+from config import Config, ConfigError
 
 
 def test_classic_fields_keep_their_defaults_on_the_class():
@@ -36,13 +38,13 @@ def test_an_instance_is_frozen_and_changes_nothing_on_the_class():
 
 
 @pytest.mark.parametrize("characters", ["0123456789", range(10), list("0123456789"), tuple(range(10))])
-def test_alphabets_of_any_kind_become_one_word(characters):
+def test_alphabets_of_any_type_become_one_word(characters):
     assert Config(characters=characters).alphabet == "0123456789"
 
 
 def test_derived_sizes():
-    assert (Config().columns, Config().rows) == (20, 4)
-    assert (TINY.columns, TINY.rows) == (5, 2)
+    assert (Config().time_steps, Config().feature_map_height) == (20, 4)
+    assert (TINY.time_steps, TINY.feature_map_height) == (5, 2)
     assert [each[0] for each in TINY.sets] == ["train", "validation", "test"]
     assert [each[2] for each in TINY.sets] == [150, 20, 30]
 
@@ -67,24 +69,26 @@ BAD = [
     ({"alpha": 0}, "alpha must be a number above 0 to 1 (included), not 0"),
     ({"alpha": float("nan")}, "alpha must be a number above 0 to 1 (included), not nan"),
     ({"keep_prob": 1.5}, "keep_prob must be a number above 0 to 1 (included), not 1.5"),
-    ({"overlap": 1}, "overlap must be a number from 0 (included) to below 1, not 1"),
-    ({"clutter": 1.5}, "clutter must be a number from 0 (included) to 1 (included), not 1.5"),
+    ({"squeeze": 1}, "squeeze must be a number from 0 (included) to below 1, not 1"),
+    ({"noise": 1.5}, "noise must be a number from 0 (included) to 1 (included), not 1.5"),
     ({"shift": 1}, "shift must be a number from 0 (included) to below 1, not 1"),
     (
         {"generate_num": (5, 5)},
         "generate_num must be three whole numbers (train, validation, test), not (5, 5)",
     ),
     ({"generate_num": (5, 0, 5)}, "generate_num must be a whole number from 1 to 100000000, not 0"),
-    ({"characters": "0"}, "characters must be at least two different symbols, not '0'"),
-    ({"characters": "0120"}, "characters must be at least two different symbols, not '0' twice"),
-    ({"characters": "01_"}, "characters must be single printable symbols"),
-    ({"characters": "01/"}, "characters must be single printable symbols"),
-    ({"characters": "01\n"}, "characters must be single printable symbols"),
+    ({"characters": "0"}, "characters must be at least two different characters, not '0'"),
+    ({"characters": "0120"}, "characters must be at least two different characters, not '0' twice"),
+    ({"characters": "01_"}, "characters must be single printable characters"),
+    ({"characters": "01/"}, "characters must be single printable characters"),
+    ({"characters": "01\n"}, "characters must be single printable characters"),
     ({"characters": range(11)}, "(labels are file names), not '10'"),
-    ({"characters": 5}, "characters must be symbols such as 0123456789, not 5"),
+    ({"characters": 5}, "characters must be an alphabet such as 0123456789, not 5"),
     ({"train_folder": ""}, "train_folder must be the path of a folder, not ''"),
     ({"train_folder": "test"}, "test_folder and train_folder must be different folders, both are 'test'"),
     ({"test_folder": "./train/"}, "test_folder and train_folder must be different folders"),
+    ({"network": "rnn"}, "network must be one of ctc, classic, not 'rnn'"),
+    ({"network": 5}, "network must be one of ctc, classic, not 5"),
 ]
 
 
@@ -96,16 +100,89 @@ def test_bad_settings_are_refused_with_a_sentence(settings, sentence, tmp_path, 
 
 
 @pytest.mark.parametrize(("char_num", "width"), [(3, 33), (4, 49), (7, 97)])
-def test_too_few_columns_are_refused_with_the_width_that_would_do(char_num, width):
+def test_too_few_time_steps_are_refused_with_the_width_that_is_needed(char_num, width):
     with pytest.raises(ConfigError, match=f"use a width of at least {width}$"):
         Config(char_num=char_num, width=width - 1)
-    assert Config(char_num=char_num, width=width).columns == 2 * char_num - 1
+    assert Config(char_num=char_num, width=width).time_steps == 2 * char_num - 1
 
 
 def test_every_field_is_a_flag():
     assert parse(flags(TINY), "") == TINY
     assert parse(["--epoch", "7"], "").Epoch == 7
     assert parse(["--generate-num", "3", "2", "1"], "").generate_num == (3, 2, 1)
+    assert parse(["--network", "classic"], "").network == "classic"
+
+
+@pytest.mark.parametrize(("old", "new"), [("overlap", "squeeze"), ("clutter", "noise")])
+def test_old_spellings_of_flags_still_work_and_help_names_them(old, new, capsys):
+    assert parse([f"--{old}", "0.125"], "") == replace(Config(), **{new: 0.125})
+    assert parse([f"--{new}", "0.125"], "") == replace(Config(), **{new: 0.125})
+    with pytest.raises(SystemExit):
+        parse(["--help"], "")
+    text = " ".join(capsys.readouterr().out.split())
+    assert re.search(rf"--{new}( X)?, --{old} X ", text)
+    assert re.search(rf"; the old spelling --{old} works for one more release\)", text)
+
+
+# ---------------------------------------------------------------------- the published settings
+
+PUBLISHED = {  # all fifteen of the original's class Config
+    "width": 160,
+    "height": 60,
+    "char_num": 4,
+    "characters": range(10),
+    "test_folder": "test",
+    "train_folder": "train",
+    "validation_folder": "validation",
+    "tensorboard_folder": "tensorboard",
+    "generate_num": (5000, 500, 500),
+    "alpha": 1e-3,
+    "Epoch": 100,
+    "batch_size": 64,
+    "keep_prob": 0.5,
+    "print_per_batch": 20,
+    "save_per_batch": 20,
+}
+
+
+def test_classic_has_the_published_settings_and_network_without_augmentation():
+    classic = Config.classic()
+    found = {name: getattr(classic, name) for name in PUBLISHED}
+    assert found == PUBLISHED | {"characters": "0123456789"}
+    assert classic.network == "classic"
+    assert not classic.augmented
+    others = {"network", "shift", "scale", "shear", "squeeze", "noise"}
+    for f in dataclasses.fields(Config):
+        assert f.name in {*PUBLISHED, *others} or getattr(classic, f.name) == f.default, f.name
+
+
+def test_classic_settings_can_be_replaced():
+    assert Config.classic(alpha=0.01, char_num=3) == replace(Config.classic(), alpha=0.01, char_num=3)
+    with pytest.raises(ConfigError, match="alpha must be a number above 0"):
+        Config.classic(alpha=0)
+
+
+def test_the_classic_network_needs_no_time_steps():
+    assert replace(Config.classic(), char_num=64).char_num == 64
+    with pytest.raises(ConfigError, match="width must leave a time step"):
+        Config(char_num=64)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changes"),
+    [
+        ([], {}),
+        (["--alpha", "0.002"], {"alpha": 0.002}),
+        (["--epoch", "7", "--noise", "0.5"], {"Epoch": 7, "noise": 0.5}),
+        (["--generate-num", "3", "2", "1", "--clutter", "0.25"], {"generate_num": (3, 2, 1), "noise": 0.25}),
+        (["--network", "ctc"], {"network": "ctc"}),
+    ],
+)
+def test_the_classic_flag_gives_the_classic_settings_and_other_flags_win(arguments, changes):
+    expected = Config.classic(**changes)
+    assert parse(["--classic", *arguments], "") == expected
+    assert parse([*arguments, "--classic"], "") == expected
+    assert parse(arguments, "") == Config(**changes), "without --classic nothing is classic"
 
 
 def test_help_explains_every_field_with_its_default():
@@ -137,22 +214,7 @@ def test_bad_flags_end_with_one_sentence_and_status_2(arguments, words, tmp_path
     assert not os.listdir(tmp_path)
 
 
-def test_no_module_does_anything_when_imported(tmp_path):
-    code = (
-        "import sys, threading, os; before = set(os.environ)\n"
-        "import config, generate_captcha, session, driver, predict\n"
-        "assert 'tensorflow' not in sys.modules\n"
-        "assert threading.active_count() == 1 and set(os.environ) == before"
-    )
-    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    assert not os.listdir(tmp_path)
-
-
-# ---------------------------------------------------------------------- anything at all
+# ---------------------------------------------------------------------- random settings
 
 ANY_NUMBER = st.one_of(
     st.integers(-(10**30), 10**30),
@@ -181,18 +243,18 @@ def test_any_settings_are_a_config_or_one_sentence(data):
         values = [str(value) for value in data.draw(any_value(field))]
         flag = f"--{field.name.replace('_', '-')}"
         words += [f"{flag}={values[0]}"] if len(values) == 1 else [flag, *values]
-    said = io.StringIO()
+    message = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said):
+        with contextlib.redirect_stderr(message):
             config = parse(words, "")
     except ConfigError as error:
-        said.write(str(error))
+        message.write(str(error))
         assert error.status == 2  # noqa: PT017 - or it is a Config
     except SystemExit as end:
         assert end.code == 2  # noqa: PT017
     else:
         assert Config(**config.as_dict()) == config
         return
-    assert len(said.getvalue().strip().splitlines()) == 1
+    assert len(message.getvalue().strip().splitlines()) == 1
     names = [field.name for field in dataclasses.fields(Config)] + ["unrecognized"]
-    assert any(name in said.getvalue().replace("-", "_") for name in names)
+    assert any(name in message.getvalue().replace("-", "_") for name in names)

@@ -1,5 +1,6 @@
-"""The exported forms read as the checkpoint does, and need nothing of this project."""
+"""The exported formats read as the checkpoint does, and need nothing of this project."""
 
+import ast
 import importlib.metadata
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import venv
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,52 +20,63 @@ import pytest
 from conftest import PROJECT, assert_refused, script
 from packaging.requirements import Requirement
 from PIL import Image
-from test_readme import MODULES, README
 
 import driver
 import export
+from captcha_cnn.checkpoint import load_latest
+from captcha_cnn.dataset import Dataset
+from captcha_cnn.exported_model import OUTPUTS, load_exported
 from config import CaptchaError
-from driver import Data
 from generate_captcha import ReadData
 from predict import Predictor
-from runtime import OUTPUTS, load_exported
 
 SETTINGS = {"width": 37, "height": 23, "char_num": 3, "characters": "abcde"}
-ELSE = "must be an earlier export to be replaced, but holds something else: move it away"
+OCCUPIED = "must be an earlier export to be replaced, but holds something else: move it away"
 RUNTIMES = {"litert": "ai_edge_litert", "onnx": "onnxruntime", "saved_model": "tensorflow"}
 WRITERS = {"onnx": "tf2onnx"}
-FILES = pytest.mark.parametrize("form", ["litert", "onnx"])
-ALL = pytest.mark.parametrize("form", ["litert", "onnx", "saved_model"])
+FILES = pytest.mark.parametrize("format", ["litert", "onnx"])
+ALL = pytest.mark.parametrize("format", ["litert", "onnx", "saved_model"])
+NETWORKS = pytest.mark.parametrize("network", ["ctc", "classic"])
+DOCUMENTATION = "".join(
+    page.read_text(encoding="utf-8") for page in [PROJECT / "README.md", *sorted(PROJECT.glob("docs/*.md"))]
+)
+MODULES = {path.stem for path in PROJECT.glob("*.py")} | {"captcha_cnn"}
 
 
-def need(form):
-    for package in (RUNTIMES[form], WRITERS.get(form)):
+def need(format):
+    for package in (RUNTIMES[format], WRITERS.get(format)):
         if package:
             pytest.importorskip(package, reason="pip install -r requirements-export.txt")
 
 
 @pytest.fixture(scope="module")
-def place(drawn, tmp_path_factory):
-    """A folder with a trained model in `checkpoints`, and a test picture."""
-    folder = tmp_path_factory.mktemp("export")
-    reader = ReadData(drawn)
-    sets = [Data(*reader.load_data(path)[:2]) for _, path, _ in drawn.sets]
-    places = {f"{name}_folder": str(folder / name) for name in ("checkpoints", "tensorboard")}
-    places = {name.replace("checkpoints", "checkpoint"): path for name, path in places.items()}
-    driver.run_model(replace(drawn, Epoch=8, **places), *sets)
-    Image.fromarray(sets[2].images[0]).save(folder / "captcha.png")
-    return folder
+def folders(drawn, tmp_path_factory):
+    """By network, a folder with a trained model in `checkpoints`, and a test image."""
+    reader, found = ReadData(drawn), {}
+    sets = [Dataset(*reader.load_data(path)[:2]) for _, path, _ in drawn.sets]
+    for network, changes in (("ctc", {}), ("classic", {"alpha": 1e-3, "keep_prob": 1.0})):
+        folder = found[network] = tmp_path_factory.mktemp(network)
+        places = {f"{name}_folder": str(folder / name) for name in ("checkpoints", "tensorboard")}
+        places = {name.replace("checkpoints", "checkpoint"): path for name, path in places.items()}
+        driver.run_model(replace(drawn, Epoch=8, network=network, **changes, **places), *sets)
+        Image.fromarray(sets[2].images[0]).save(folder / "captcha.png")
+    return found
 
 
 @pytest.fixture(scope="module")
-def written(place):
-    """A function that exports a form, once, into `exported` of that folder; its path."""
+def folder(folders):
+    return folders["ctc"]
 
-    def write(form):
-        need(form)
-        path = place / "exported" / export.FORMS[form]
+
+@pytest.fixture(scope="module")
+def written(folders):
+    """A function that exports a format, once, into `exported` of that network's folder; its path."""
+
+    def write(format, network="ctc"):
+        need(format)
+        path = folders[network] / "exported" / export.FORMATS[format]
         if not path.exists():
-            assert export.main([form, *options(place)]) == 0
+            assert export.main([format, *options(folders[network])]) == 0
         return path
 
     return write
@@ -80,7 +93,10 @@ def bare(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bare")
     venv.create(folder, with_pip=False)
     (packages,) = folder.glob("lib/python*/site-packages")
-    wanted, linked = ["numpy", "pillow", "tqdm", "captcha", "onnxruntime", "ai-edge-litert"], set()
+    wanted, linked = (
+        ["numpy", "pillow", "tqdm", "captcha", "filelock", "onnxruntime", "ai-edge-litert"],
+        set(),
+    )
     while wanted:
         name = wanted.pop()
         if name in linked:
@@ -98,8 +114,8 @@ def bare(tmp_path_factory):
     return python
 
 
-def options(place):
-    return ["--checkpoint-folder", str(place / "checkpoints"), "--to", str(place / "exported")]
+def options(folder):
+    return ["--checkpoint-folder", str(folder / "checkpoints"), "--to", str(folder / "exported")]
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +124,17 @@ def images(drawn):
 
 
 @pytest.fixture(scope="module")
-def expected(place, images):
-    return Predictor(str(place / "checkpoints"))._models[0](images)
+def expected_of(folders, images):
+    """By network, what the checkpoint reads."""
+    return {
+        network: Predictor(folder / "checkpoints")._model.predict(images)
+        for network, folder in folders.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def expected(expected_of):
+    return expected_of["ctc"]
 
 
 def assert_same(found, expected):
@@ -126,26 +151,102 @@ def assert_same(found, expected):
 # ---------------------------------------------------------------------- what they read
 
 
+def settings_of(config):
+    return {name: getattr(config, name) for name in SETTINGS}
+
+
 @FILES
+@NETWORKS
 @pytest.mark.parametrize("batch", [1, 7, 30])
-def test_files_answer_as_the_checkpoint_does(form, batch, written, images, expected):
-    settings, model = load_exported(str(written(form)))
-    assert settings == SETTINGS
-    parts = [model(images[start : start + batch]) for start in range(0, len(images), batch)]
-    assert_same([np.concatenate(part) for part in zip(*parts, strict=True)], expected)
+def test_files_answer_as_the_checkpoint_does(format, network, batch, written, images, expected_of):
+    config, predict = load_exported(str(written(format, network)))
+    assert settings_of(config) == SETTINGS
+    parts = [predict(images[start : start + batch]) for start in range(0, len(images), batch)]
+    assert_same([np.concatenate(part) for part in zip(*parts, strict=True)], expected_of[network])
 
 
+@NETWORKS
 @pytest.mark.parametrize("batch", [1, 30])
-def test_a_saved_model_answers_as_the_checkpoint_does(batch, written, images, expected, tf):
-    folder = written("saved_model")
+def test_a_saved_model_answers_as_the_checkpoint_does(network, batch, written, images, expected_of, tf):
+    folder = written("saved_model", network)
     assert json.loads((folder / "assets.extra" / "config.json").read_text()) == SETTINGS
     read = tf.compat.v2.saved_model.load(str(folder)).signatures["serving_default"]
-    answers = read(pictures=tf.constant(images[:batch]))
-    found = [answers[name].numpy() for name in OUTPUTS]
-    for place in (0, 3):
-        assert found[place].shape == (batch,)
-        found[place] = np.array([list(map(ord, text.decode())) for text in found[place]], np.int32)
-    assert_same(found, [each[:batch] for each in expected])
+    outputs = read(pictures=tf.constant(images[:batch]))
+    found = [outputs[name].numpy() for name in OUTPUTS]
+    for i in (0, 3):
+        assert found[i].shape == (batch,)
+        found[i] = np.array([list(map(ord, text.decode())) for text in found[i]], np.int32)
+    assert_same(found, [each[:batch] for each in expected_of[network]])
+
+
+@pytest.mark.parametrize("format", ["checkpoint", "litert", "onnx"])
+def test_eight_threads_get_the_answers_of_one(format, folder, written, images, expected):
+    path = folder / "checkpoints" if format == "checkpoint" else written(format)
+    predictor = Predictor(path)  # the threads load it, too
+    chosen = [i % len(images) for i in range(400)]
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda i: predictor.read(images[i]), chosen))
+    texts = ["".join(map(chr, codes)) for codes in expected[0]]
+    assert [p.text for p in found] == [texts[i] for i in chosen]
+    assert [p.confidence for p in found] == pytest.approx(expected[1][chosen], abs=1e-5)
+    char_probs = np.array([p.char_probs for p in found])
+    np.testing.assert_allclose(char_probs, expected[2][chosen], atol=1e-5)
+
+
+# ---------------------------------------------------------------------- float16 in the files
+
+
+def litert_outputs(content, images):
+    from ai_edge_litert.interpreter import Interpreter
+
+    run = Interpreter(model_content=content, num_threads=1).get_signature_runner()
+    return [run(pictures=images)[name] for name in OUTPUTS]
+
+
+@NETWORKS
+def test_litert_with_float16_constants_answers_bit_for_bit_as_with_float32(
+    network, folders, written, images, tf, tmp_path
+):
+    small = written("litert", network).read_bytes()
+    saved = load_latest(str(folders[network] / "checkpoints"))
+    assert saved.weights["inverse_temperature"] != 1
+    export.write_saved_model(saved, tmp_path / "saved_model", strings=False)
+    large = tf.compat.v2.lite.TFLiteConverter.from_saved_model(str(tmp_path / "saved_model")).convert()
+    assert len(small) < 0.65 * len(large), "the converter must have stored float16"
+    for one, other in zip(litert_outputs(small, images), litert_outputs(large, images), strict=True):
+        assert one.dtype == other.dtype
+        assert one.tobytes() == other.tobytes()
+
+
+@NETWORKS
+def test_onnx_with_float16_constants_holds_the_weights_bit_for_bit(network, folders, written):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(written("onnx", network))
+    constants = [onnx.numpy_helper.to_array(each) for each in model.graph.initializer]
+    halves = [each for each in constants if each.dtype == np.float16]
+    saved = load_latest(str(folders[network] / "checkpoints"))
+    kernels = [value for value in saved.weights.values() if value.size >= 1000]
+    assert sorted(each.size for each in halves) == sorted(each.size for each in kernels)
+    for kernel in kernels:
+        (half,) = [each for each in halves if each.size == kernel.size]
+        assert np.array_equal(np.sort(half.astype(np.float32), axis=None), np.sort(kernel, axis=None))
+    assert not [each for each in constants if each.dtype == np.float32 and each.size >= 1000]
+
+
+def test_writing_and_reading_use_public_interfaces_alone():
+    """TensorFlow promises nothing of its private modules, such as tensorflow.lite.python."""
+    for path in ("export.py", "captcha_cnn/float16.py", "captcha_cnn/exported_model.py"):
+        tree = ast.parse((PROJECT / path).read_text(encoding="utf-8"))
+        names = [
+            alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+        ]
+        names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        private = [
+            name for name in names if name.startswith("tensorflow.") and name != "tensorflow.compat.v1"
+        ]
+        assert not private, path
+        attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert not [name for name in attributes if name.startswith("experimental") or name == "python"], path
 
 
 def test_the_settings_lie_where_such_files_have_them(written):
@@ -164,8 +265,8 @@ def test_litert_has_builtin_operations_alone(written):
 
 
 @ALL
-def test_files_are_small(form, written):
-    path = written(form)
+def test_files_are_small(format, written):
+    path = written(format)
     assert sum(each.stat().st_size for each in (path, *path.rglob("*")) if each.is_file()) < 300_000
 
 
@@ -173,13 +274,15 @@ def test_files_are_small(form, written):
 
 
 @ALL
-def test_the_code_in_the_readme_reads_a_captcha(form, written, place, expected, request):
-    written(form)
-    python = sys.executable if form == "saved_model" else request.getfixturevalue("bare")
+def test_the_code_in_the_documentation_reads_a_captcha(format, written, folder, expected, request):
+    written(format)
+    python = sys.executable if format == "saved_model" else request.getfixturevalue("bare")
     (code,) = [
-        each for each in re.findall(r"```python\n(.*?)```", README, re.S) if export.FORMS[form] in each
+        each
+        for each in re.findall(r"```python\n(.*?)```", DOCUMENTATION, re.S)
+        if export.FORMATS[format] in each
     ]
-    done = run(place, code, python)
+    done = run(folder, code, python)
     assert done.returncode == 0, done.stderr
     text, confidence = done.stdout.split()
     assert text == "".join(map(chr, expected[0][0]))
@@ -198,14 +301,14 @@ def run(folder, code, python):
 
 
 @FILES
-def test_predict_reads_with_them_without_tensorflow(form, written, place, expected, bare):
-    path = written(form)
+def test_predict_reads_with_them_without_tensorflow(format, written, folder, expected, bare):
+    path = written(format)
     arguments = ["predict.py", "--model", str(path), "captcha.png"]
     code = (
         f"import runpy, sys; sys.path.insert(0, {str(PROJECT)!r}); sys.argv = {arguments!r}\n"
         f"runpy.run_path({str(PROJECT / 'predict.py')!r}, run_name='__main__')"
     )
-    done = run(place, code, bare)
+    done = run(folder, code, bare)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     name, text, confidence = done.stdout.rstrip("\n").split("\t")
@@ -214,8 +317,8 @@ def test_predict_reads_with_them_without_tensorflow(form, written, place, expect
 
 
 @FILES
-def test_what_is_no_exported_model_is_named(form, written, place, tmp_path, monkeypatch):
-    path = written(form)
+def test_what_is_no_exported_model_is_named(format, written, folder, tmp_path, monkeypatch):
+    path = written(format)
     content = path.read_bytes()
     bad = tmp_path / path.name
     with pytest.raises(CaptchaError, match=r"must be an exported model, .* there is no such file: write one"):
@@ -229,9 +332,9 @@ def test_what_is_no_exported_model_is_named(form, written, place, tmp_path, monk
     with pytest.raises(CaptchaError, match=r"must be an exported model, .onnx or .tflite, but its name ends"):
         load_exported(str(tmp_path / "model.pb"))
     with pytest.raises(CaptchaError, match=r"its name ends otherwise: write one"):
-        Predictor(str(place / "captcha.png")).config  # noqa: B018
-    monkeypatch.setitem(sys.modules, RUNTIMES[form], None)
-    for name in [name for name in sys.modules if name.startswith(f"{RUNTIMES[form]}.")]:
+        Predictor(str(folder / "captcha.png")).config  # noqa: B018
+    monkeypatch.setitem(sys.modules, RUNTIMES[format], None)
+    for name in [name for name in sys.modules if name.startswith(f"{RUNTIMES[format]}.")]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(CaptchaError, match=r"is not installed: pip install -r requirements-export.txt"):
         load_exported(str(path))
@@ -240,9 +343,9 @@ def test_what_is_no_exported_model_is_named(form, written, place, tmp_path, monk
 # ---------------------------------------------------------------------- what cannot be written
 
 
-def test_an_unknown_form_is_named():
+def test_an_unknown_format_is_named():
     assert_refused(
-        script("export.py", "pdf"), 2, "a form must be one of saved_model, litert, onnx, not 'pdf'"
+        script("export.py", "pdf"), 2, "a format must be one of saved_model, litert, onnx, not 'pdf'"
     )
 
 
@@ -251,25 +354,25 @@ def test_without_a_model_one_sentence_says_so(tmp_path, tf):
         export.main(["--checkpoint-folder", str(tmp_path)])
 
 
-def test_a_package_that_is_missing_is_named_before_anything_is_written(place, tmp_path, monkeypatch):
+def test_a_package_that_is_missing_is_named_before_anything_is_written(folder, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnx", ModuleType("onnx"))
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     wanted = r"ONNX must be written with tf2onnx, .*: pip install -r requirements-export.txt"
     with pytest.raises(CaptchaError, match=wanted):
-        export.main(["--checkpoint-folder", str(place / "checkpoints"), "--to", str(tmp_path / "to")])
+        export.main(["--checkpoint-folder", str(folder / "checkpoints"), "--to", str(tmp_path / "to")])
     assert not (tmp_path / "to").exists()
 
 
-@pytest.mark.parametrize("form", ["litert", "saved_model"])
-def test_a_folder_that_cannot_be_written_to_is_named(form, place, tmp_path):
+@pytest.mark.parametrize("format", ["litert", "saved_model"])
+def test_a_folder_that_cannot_be_written_to_is_named(format, folder, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(CaptchaError, match=r"could not be written \(.*\): make room for it, or name another"):
-        export.main([form, *options(place)[:2], "--to", str(tmp_path / "file" / "inner")])
+        export.main([format, *options(folder)[:2], "--to", str(tmp_path / "file" / "inner")])
 
 
-@pytest.mark.parametrize("form", ["litert", "saved_model"])
-def test_a_full_disk_leaves_the_earlier_export(form, written, place, monkeypatch):
-    path = written(form)
+@pytest.mark.parametrize("format", ["litert", "saved_model"])
+def test_a_full_disk_leaves_the_earlier_export(format, written, folder, monkeypatch):
+    path = written(format)
     before = {each: each.read_bytes() for each in (path, *path.rglob("*")) if each.is_file()}
 
     def full(*_, **__):
@@ -278,22 +381,22 @@ def test_a_full_disk_leaves_the_earlier_export(form, written, place, monkeypatch
     monkeypatch.setattr(Path, "write_text", full)
     monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(CaptchaError, match=r"could not be written .No space left on device"):
-        export.main([form, *options(place)])
+        export.main([format, *options(folder)])
     assert {each: each.read_bytes() for each in (path, *path.rglob("*")) if each.is_file()} == before
     assert not [name for name in os.listdir(path.parent) if name.startswith(".")]
 
 
-def test_only_an_earlier_export_is_replaced(written, place, tmp_path):
+def test_only_an_earlier_export_is_replaced(written, folder, tmp_path):
     target = tmp_path / "saved_model"
-    arguments = ["saved_model", *options(place)[:2], "--to", str(tmp_path)]
+    arguments = ["saved_model", *options(folder)[:2], "--to", str(tmp_path)]
     target.touch()
-    with pytest.raises(CaptchaError, match=ELSE):
+    with pytest.raises(CaptchaError, match=OCCUPIED):
         export.main(arguments)
     assert target.is_file()
     target.unlink()
     target.mkdir()
     (target / "thesis.txt").touch()
-    with pytest.raises(CaptchaError, match=ELSE):
+    with pytest.raises(CaptchaError, match=OCCUPIED):
         export.main(arguments)
     assert os.listdir(target) == ["thesis.txt"]
     shutil.rmtree(target)

@@ -1,4 +1,5 @@
-import io
+"""Drawing captchas, and the three sets as files: complete, interrupted, damaged, shared, somebody's own."""
+
 import json
 import os
 import random
@@ -6,43 +7,36 @@ import signal
 import subprocess
 import sys
 import time
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import captcha.image
-import numpy as np
 import pytest
-from conftest import PROJECT, TINY, assert_refused, flags, heed_ctrl_c, script
+from conftest import PROJECT, TINY, assert_refused, default_sigint, flags, script
 from PIL import Image
 
 import generate_captcha
+from captcha_cnn import drawing, parallel
+from captcha_cnn.drawing import draw_captcha
+from captcha_cnn.files import folder_lock
 from config import CaptchaError
-from generate_captcha import Generate, PictureError, ReadData, draw
+from generate_captcha import Generate, ReadData
+
+
+def contents(folder):
+    """The bytes of every file in a folder, hidden files included."""
+    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+
+
+def image_names(folder):
+    return sorted(path.name for path in Path(folder).glob("*.png"))
+
 
 # ---------------------------------------------------------------------- drawing
 
 
-def contents(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-
-
-def test_sets_are_drawn_whole_with_labels_in_names_and_a_record(drawn):
-    for name, folder, count in drawn.sets:
-        files = sorted(p.name for p in Path(folder).glob("*.png"))
-        assert len(files) == count
-        assert sorted(int(f[4:10]) for f in files) == list(range(count))
-        assert all(set(f[:3]) <= set("abcde") and f[3] == "_" for f in files)
-        record = json.loads(Path(folder, "captchas.json").read_text())
-        wanted = {"set": name, "seed": 0, "count": count, "width": 37, "height": 23, "char_num": 3}
-        assert record.items() >= (wanted | {"characters": "abcde", "complete": True}).items()
-        assert {"captcha", "pillow"} <= set(record)
-        assert len(list(Path(folder).iterdir())) == count + 1  # nothing left over
-        assert any(len(set(f[:3])) < 3 for f in files), "symbols never repeat"
-
-
-class SlowDice(random.Random):
-    """Python's own whole numbers for the library: what the pictures have always come from."""
+class PythonSecrets(random.Random):
+    """Python's own random integers for the library: the images have always come from them."""
 
     randbelow = random.Random.randrange
     randbits = random.Random.getrandbits
@@ -53,75 +47,99 @@ class SlowDice(random.Random):
     [
         (160, 60, 4, "0123456789"),
         (37, 23, 3, "abcde"),
-        (160, 60, 8, "8Wij'-,"),  # overfull: drawn wider and squeezed
+        (160, 60, 8, "8Wij'-,"),  # too wide for the image: drawn wider and squeezed
         (321, 61, 1, "WéÅß8"),
         (64, 200, 2, "Qgy;ñ"),  # taller than wide
         (57, 8, 4, "il1!"),
         (113, 37, 5, "wŵ\u1e4cǗ"),  # cut off at the left, and at the top
-        (90, 45, 3, "a\u0300\u0323"),  # hardly there, or not at all
-        (203, 97, 7, "漢A"),  # the box for what the font lacks
+        (90, 45, 3, "a\u0300\u0323"),  # combining characters: few pixels, or none
+        (203, 97, 7, "漢A"),  # a box for the character that the font lacks
     ],
 )
-def test_pictures_are_what_the_library_draws_for_the_same_random_numbers(width, height, length, characters):
+def test_images_equal_the_librarys_for_the_same_random_numbers(width, height, length, characters):
     config = replace(TINY, width=width, height=height, char_num=length, characters=characters)
     sizes = tuple(max(1, round(size * height / 60)) for size in (42, 50, 56))
-    painter = captcha.image.ImageCaptcha(width, height, font_sizes=sizes)
+    library = captcha.image.ImageCaptcha(width, height, font_sizes=sizes)
     seen = set()
     for index in range(60):
-        dice = SlowDice(f"0/train/{index}")
-        expected_label = "".join(dice.choice(characters) for _ in range(length))
+        secrets = PythonSecrets(f"0/train/{index}")
+        expected_label = "".join(secrets.choice(characters) for _ in range(length))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(captcha.image, "secrets", dice)
-            expected = painter.generate_image(expected_label)
-        label, picture = draw(config, "train", index)
+            patch.setattr(captcha.image, "secrets", secrets)
+            expected = library.generate_image(expected_label)
+        label, image = draw_captcha(config, "train", index)
         assert label == expected_label
-        assert (picture.mode, picture.size) == ("RGB", (width, height))
-        assert picture.tobytes() == expected.tobytes(), (label, index)
+        assert (image.mode, image.size) == ("RGB", (width, height))
+        assert image.tobytes() == expected.tobytes(), (label, index)
         seen |= set(label)
     assert seen == set(characters)
 
 
-def test_the_dice_fall_as_pythons_own():
-    ours, pythons = generate_captcha.Dice("x"), random.Random("x")
+def test_seeded_secrets_give_the_same_integers_as_python():
+    ours, pythons = drawing.SeededSecrets("x"), random.Random("x")
     for n in [*range(1, 300), 2**32, 10**12]:
         assert [ours.randbelow(n) for _ in range(9)] == [pythons.randrange(n) for _ in range(9)]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 1), (160, 60), (37, 230)])
-def test_the_file_holds_the_picture_to_the_pixel(size, tmp_path):
-    noise = random.Random(1).randbytes(3 * size[0] * size[1])
-    picture = Image.frombytes("RGB", size, noise)
-    (tmp_path / "abc.png").write_bytes(generate_captcha._png(picture))
+def test_the_png_file_has_exactly_the_pixels_of_the_image(size, tmp_path):
+    pixels = random.Random(1).randbytes(3 * size[0] * size[1])
+    image = Image.frombytes("RGB", size, pixels)
+    (tmp_path / "abc.png").write_bytes(drawing.encode_png(image))
     with Image.open(tmp_path / "abc.png") as found:
         found.verify()  # the checksums
     with Image.open(tmp_path / "abc.png") as found:
-        assert (found.format, found.mode, found.size, found.tobytes()) == ("PNG", "RGB", size, noise)
+        assert (found.format, found.mode, found.size, found.tobytes()) == ("PNG", "RGB", size, pixels)
 
 
-def test_the_library_has_its_own_randomness_back_after_drawing():
+def test_the_library_has_its_own_random_numbers_back_after_drawing():
     before = captcha.image.secrets
-    draw(TINY, "train", 0)
+    draw_captcha(TINY, "train", 0)
     assert captcha.image.secrets is before
 
 
-def test_default_letters_are_the_librarys_own_at_its_own_size():
-    assert generate_captcha._painter(160, 60)._font_sizes == (42, 50, 56)
+def test_font_sizes_are_the_librarys_own_at_its_own_size():
+    assert drawing._image_captcha(160, 60)._font_sizes == (42, 50, 56)
 
 
-def test_sets_seeds_and_numbers_share_no_random_stream():
-    pictures = [
-        draw(config, name, index)[1].tobytes()
+def test_sets_seeds_and_indices_share_no_random_stream():
+    images = [
+        draw_captcha(config, name, index)[1].tobytes()
         for config in (TINY, replace(TINY, seed=1))
         for name in ("train", "validation", "test")
         for index in (0, 1)
     ]
-    assert len(set(pictures)) == 12
+    assert len(set(images)) == 12
+
+
+def test_characters_that_the_font_lacks_are_named_and_nothing_is_drawn(tiny):
+    with pytest.raises(CaptchaError, match="must be characters that the captcha library's font has"):
+        Generate(replace(tiny, characters="ab字")).gen_captcha()
+    assert contents("train") == {}
+    drawing.check_drawable(replace(tiny, characters="0123456789abcxyzABCXYZ"))
+
+
+# ---------------------------------------------------------------------- sets
+
+
+def test_sets_are_complete_with_labels_in_file_names_and_a_manifest(drawn):
+    for name, folder, count in drawn.sets:
+        files = image_names(folder)
+        assert len(files) == count
+        assert sorted(int(f[4:10]) for f in files) == list(range(count))
+        assert all(set(f[:3]) <= set("abcde") and f[3] == "_" for f in files)
+        manifest = json.loads(Path(folder, "captchas.json").read_text())
+        expected = {"set": name, "seed": 0, "count": count, "width": 37, "height": 23, "char_num": 3}
+        assert manifest.items() >= (expected | {"characters": "abcde", "complete": True}).items()
+        assert {"captcha", "pillow"} <= set(manifest)
+        assert len(list(Path(folder).iterdir())) == count + 1, "a lock or a temporary file was left"
+        assert any(len(set(f[:3])) < 3 for f in files), "no label has a character twice"
 
 
 @pytest.mark.parametrize("cores", [1, 3])
 def test_pixels_do_not_depend_on_the_number_of_processes(cores, tiny, drawn, monkeypatch):
-    monkeypatch.setattr(generate_captcha, "available_cores", lambda: cores)
-    monkeypatch.setattr(generate_captcha, "CHUNK", 40)
+    monkeypatch.setattr(parallel, "available_cores", lambda: cores)
+    monkeypatch.setattr(parallel, "CHUNK_SIZE", 40)
     Generate(tiny).gen_captcha()
     for (_, folder, _), (_, other, _) in zip(tiny.sets, drawn.sets, strict=True):
         assert contents(folder) == contents(other)
@@ -141,114 +159,101 @@ def test_other_settings_are_named_and_nothing_is_drawn(drawn):
     assert contents(drawn.train_folder) == before
 
 
-def test_the_trainer_takes_sets_as_they_are_and_says_what_differs(drawn, capsys):
+def test_training_uses_sets_as_they_are_and_says_what_differs(drawn, capsys):
     Generate(replace(drawn, seed=3)).gen_captcha(keep=True)
-    assert "used as it is, drawn with seed 0 (asked for: 3)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "used as it is, drawn with seed 0 (asked for: 3)" in out
+    assert "are left" not in out
     with pytest.raises(CaptchaError, match=r"characters abcde \(asked for: abcdf\)"):
         Generate(replace(drawn, characters="abcdf")).gen_captcha(keep=True)
 
 
-def test_a_killed_generation_is_not_taken_for_a_set_and_is_completed(tiny, drawn, tmp_path):
-    config = replace(tiny, generate_num=(4000, 20, 30))
-    command = [sys.executable, str(PROJECT / "generate_captcha.py"), *flags(config)]
-    process = subprocess.Popen(command, cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("train/*.png"))) < 50 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            break
-        time.sleep(0.01)
-    else:
-        pytest.fail("processes that draw outlived the one that started them")
-    count = len(list(tmp_path.glob("train/*.png")))
-    assert 50 <= count < 4000
-    with pytest.raises(CaptchaError, match="its drawing was interrupted"):
-        ReadData(config).load_data("train")
-    survivor = next(tmp_path.glob("train/*.png"))
-    before = survivor.stat().st_mtime_ns
+@pytest.fixture
+def three_of_five_deleted(tiny):
+    """A Config whose training set of five images has lost three; and what was in the folder before."""
+    config = replace(tiny, generate_num=(5, 2, 2))
     Generate(config).gen_captcha()
-    assert survivor.stat().st_mtime_ns == before
-    assert ReadData(config).load_data("train")[2] == 4000
-    whole = contents("train")
-    assert all(
-        whole[name] == data for name, data in contents(drawn.train_folder).items() if name.endswith("png")
-    )
+    before = contents("train")
+    for name in image_names("train")[1:4]:
+        Path("train", name).unlink()
+    return config, before
 
 
-def test_ctrl_c_while_drawing_leaves_no_traceback(tmp_path):
-    config = replace(TINY, generate_num=(20000, 20, 30))
-    command = [sys.executable, str(PROJECT / "generate_captcha.py"), *flags(config)]
-    process = subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        start_new_session=True,
-        preexec_fn=heed_ctrl_c,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("train/*.png"))) < 50 and time.monotonic() < deadline:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.strip() == "generate_captcha.py: interrupted"
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_set_is_completed_after_images_were_deleted(keep, three_of_five_deleted, capsys):
+    config, before = three_of_five_deleted
+    kept = {path: path.stat().st_mtime_ns for path in Path("train").glob("*.png")}
+    capsys.readouterr()
+    Generate(config).gen_captcha(keep)
+    assert contents("train") == before
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept, "an image that was there was drawn again"
+    assert capsys.readouterr().out.splitlines() == [
+        "validation: 2 captchas are there already",
+        "test: 2 captchas are there already",
+        "train: 5 captchas drawn",
+    ]
 
 
-def test_other_peoples_pictures_are_never_drawn_among(tiny, tmp_path):
+def test_other_images_do_not_count_for_those_that_were_deleted(three_of_five_deleted):
+    config, before = three_of_five_deleted
+    own = {f"own_{i}.png": b"own" for i in range(3)}
+    for name, content in own.items():
+        Path("train", name).write_bytes(content)
+    Generate(config).gen_captcha()
+    assert contents("train") == before | own
+
+
+def test_the_images_that_are_left_are_counted_where_a_set_is_used_as_it_is(three_of_five_deleted, capsys):
+    config, _ = three_of_five_deleted
+    left = contents("train")
+    Generate(replace(config, seed=1)).gen_captcha(keep=True)
+    out = capsys.readouterr().out
+    assert "train: used as it is, drawn with seed 0 (asked for: 1); 2 of its images are left" in out
+    assert out.count("are left") == 1, "the other two sets have lost nothing"
+    assert contents("train") == left
+
+
+def test_nothing_is_drawn_among_somebodys_own_images(tiny, tmp_path):
     for name in ("train", "validation", "test"):
         (tmp_path / name).mkdir()
-    mine = tmp_path / "validation" / "abc.png"
-    mine.write_bytes(b"mine")
+    own = tmp_path / "validation" / "abc.png"
+    own.write_bytes(b"own")
     with pytest.raises(
         CaptchaError, match="validation must be empty to draw captchas into, but holds 1 files"
     ):
         Generate(tiny).gen_captcha()
-    assert contents("validation") == {"abc.png": b"mine"}
+    assert contents("validation") == {"abc.png": b"own"}
     assert contents("train") == {}, "something was drawn before all folders were checked"
 
 
-def test_own_pictures_are_not_mixed_with_drawn_ones(tiny, tmp_path):
+def test_own_images_are_not_used_together_with_drawn_ones(tiny, tmp_path):
     (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "abc.png").write_bytes(b"mine")
-    with pytest.raises(CaptchaError, match="validation must hold pictures of yours, as train does"):
+    (tmp_path / "train" / "abc.png").write_bytes(b"own")
+    with pytest.raises(CaptchaError, match="validation must hold images of yours, as train does"):
         Generate(tiny).gen_captcha(keep=True)
     assert contents("validation") == contents("test") == {}
     for name in ("validation", "test"):
-        (tmp_path / name / "abc.png").write_bytes(b"mine")
+        (tmp_path / name / "abc.png").write_bytes(b"own")
     Generate(tiny).gen_captcha(keep=True)
-    assert contents("validation") == {"abc.png": b"mine"}
+    assert contents("validation") == {"abc.png": b"own"}
 
 
 def test_a_file_in_place_of_a_folder_is_named(tiny, tmp_path):
-    (tmp_path / "test").write_text("mine")
+    (tmp_path / "test").write_text("own")
     with pytest.raises(CaptchaError, match="test must be a folder for captchas, but is a file"):
         Generate(tiny).gen_captcha()
-    assert (tmp_path / "test").read_text() == "mine"
+    assert (tmp_path / "test").read_text() == "own"
 
 
-def test_symbols_that_the_font_lacks_are_named_and_nothing_is_drawn(tiny):
-    with pytest.raises(CaptchaError, match="characters must be symbols that the captcha library's font has"):
-        Generate(replace(tiny, characters="ab字")).gen_captcha()
-    assert contents("train") == {}
-    generate_captcha.check_drawable(replace(tiny, characters="0123456789abcxyzABCXYZ"))
-
-
-def test_a_damaged_record_is_named(tiny, tmp_path):
+def test_a_damaged_manifest_is_named(tiny, tmp_path):
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / "captchas.json").write_text("{")
-    with pytest.raises(CaptchaError, match="must be the record of a drawn set, but cannot be read"):
+    with pytest.raises(CaptchaError, match="must be the manifest of a drawn set, but cannot be read"):
         Generate(tiny).gen_captcha()
 
 
-def test_a_full_disk_leaves_whole_pictures_only(tiny, monkeypatch):
-    monkeypatch.setattr(generate_captcha, "available_cores", lambda: 1)
+def test_a_full_disk_leaves_only_complete_images(tiny, monkeypatch):
+    monkeypatch.setattr(parallel, "available_cores", lambda: 1)
     write, left = Path.write_bytes, [40]
 
     def write_until_full(path, data):
@@ -263,397 +268,161 @@ def test_a_full_disk_leaves_whole_pictures_only(tiny, monkeypatch):
         CaptchaError, match=r"train could not be drawn to the end \(No space left on device\)"
     ):
         Generate(tiny).gen_captcha()
-    assert len(list(Path("train").glob("*.png"))) == 40
-    assert len(os.listdir("train")) == 41, "a half-written picture was left"
+    assert len(image_names("train")) == 40
+    assert len(os.listdir("train")) == 41, "a half-written image was left"
 
 
-# ---------------------------------------------------------------------- labels
+# ---------------------------------------------------------------------- processes
 
 
-def test_label2vec_is_one_hot_and_vec2label_its_inverse():
-    reader = ReadData(replace(TINY, width=160, height=60, char_num=4, characters=range(10)))
-    vector = reader.label2vec("1327")
-    assert vector.shape == (40,)
-    assert vector.dtype == np.float32
-    assert np.flatnonzero(vector).tolist() == [1, 13, 22, 37]
-    assert vector.sum() == 4
-    dice = random.Random(1)
-    for _ in range(50):
-        label = "".join(dice.choices("0123456789", k=4))
-        assert reader.vec2label(reader.label2vec(label)) == label
-    with pytest.raises(CaptchaError, match="a label must be 4 symbols of 0123456789, not '12'"):
-        reader.label2vec("12")
-    with pytest.raises(CaptchaError, match="a label's vector must have 40 values, not 39"):
-        reader.vec2label(np.zeros(39))
+def start_drawing(config, folder, **options):
+    """generate_captcha.py in a process group of its own, once it draws the training set."""
+    command = [sys.executable, str(PROJECT / "generate_captcha.py"), *flags(config)]
+    process = subprocess.Popen(
+        command, cwd=folder, start_new_session=True, stdout=subprocess.PIPE, text=True, **options
+    )
+    deadline = time.monotonic() + 60
+    while len(list(folder.glob("train/*.png"))) < 50 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return process
 
 
-@pytest.mark.parametrize("name", ["bad_000042.png", "bad.jpg", "bad_1_2_3.webp", "bad"])
-def test_the_label_stands_before_the_first_underscore_or_the_extension(name):
-    assert ReadData(TINY).label(name) == "bad"
-
-
-# ---------------------------------------------------------------------- pictures of every kind
-
-RAMP = np.tile(np.linspace(0, 255, 37).round().astype(np.uint8), (23, 1))
-
-
-def written(tmp_path, picture, extension="png", **options):
-    path = tmp_path / f"abc.{extension}"
-    picture.save(path, **options)
-    return ReadData(TINY).read_data(path)
-
-
-@pytest.mark.parametrize(
-    ("extension", "options", "tolerance"),
-    [
-        ("png", {}, 0),
-        ("bmp", {}, 0),
-        ("gif", {}, 0),
-        ("webp", {"lossless": True}, 0),
-        ("jpg", {"quality": 95}, 6),
-    ],
-)
-def test_formats(extension, options, tolerance, tmp_path):
-    image, label = written(tmp_path, Image.fromarray(RAMP), extension, **options)
-    assert label == "abc"
-    assert image.dtype == np.uint8
-    assert image.shape == (23, 37)
-    assert np.abs(image.astype(int) - RAMP).max() <= tolerance
-
-
-def test_16_bits_are_scaled_and_not_cut_off(tmp_path):
-    deep = Image.fromarray(RAMP.astype(np.uint16) * 257)
-    image, _ = written(tmp_path, deep)
-    assert np.array_equal(image, RAMP)
-
-
-@pytest.mark.parametrize("mode", ["RGB", "1", "P", "CMYK"])
-def test_modes_without_transparency_are_what_pillow_makes_of_them(mode, tmp_path):
-    picture = Image.fromarray(RAMP).convert(mode)
-    image, _ = written(tmp_path, picture, "jpg" if mode == "CMYK" else "png")
-    expected = np.asarray(picture.convert("L"), int)
-    assert np.abs(image - expected).max() <= (8 if mode == "CMYK" else 0)
-
-
-@pytest.mark.parametrize("mode", ["LA", "RGBA", "PA"])
-def test_transparency_becomes_white(mode, tmp_path):
-    picture = Image.new("RGBA", (37, 23), (0, 0, 0, 0))
-    picture.paste((0, 0, 0, 255), (0, 0, 10, 23))
-    picture.paste((0, 0, 0, 128), (10, 0, 20, 23))
-    if mode == "PA":  # a palette with a transparent entry, as GIF and PNG have
-        picture = Image.new("P", (37, 23), 1)
-        picture.putpalette([0, 0, 0, 9, 9, 9])
-        picture.paste(0, (0, 0, 10, 23))
-        image, _ = written(tmp_path, picture, transparency=1)
-    else:
-        image, _ = written(tmp_path, picture.convert(mode))
-        assert abs(int(image[3, 15]) - 127) <= 1
-    assert (image[3, 5], image[3, 30]) == (0, 255)
-
-
-# ---------------------------------------------------------------------- bad files
-
-
-def png(array=RAMP):
-    stream = io.BytesIO()
-    Image.fromarray(array).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def claiming(width, height):
-    """A small PNG that claims that size."""
-    data = bytearray(png())
-    data[16:24] = width.to_bytes(4, "big") + height.to_bytes(4, "big")
-    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
-    return bytes(data)
-
-
-def jpeg():
-    stream = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (23, 37), dtype=np.uint8)).save(stream, "JPEG")
-    return stream.getvalue()
-
-
-NOISE = png(np.random.default_rng(0).integers(0, 255, (23, 37), dtype=np.uint8))
-BAD_FILES = {
-    "empty": (b"", "an empty file"),
-    "text": (b"not a picture", "not a picture: no PNG, JPEG, BMP, GIF or WEBP"),
-    "cut_png": (NOISE[: len(NOISE) // 2], "damaged PNG: "),
-    "cut_jpeg": (jpeg()[:-200], "damaged JPEG: "),
-    "flipped": (NOISE[:60] + bytes(b ^ 0xFF for b in NOISE[60:70]) + NOISE[70:], "damaged PNG: "),
-    "small": (png(RAMP[:, :36]), "another size: 36x23 px, not 37x23"),
-    "huge": (claiming(5000, 5000), "another size: 5000x5000 px, not 37x23"),
-    "bomb": (claiming(2**31 - 1, 2**31 - 1), "a huge size: far more pixels than 37x23"),
-    "folder": (None, "a folder"),
-    "link": (None, "a link to nothing"),
-}
-BAD_NAMES = {
-    "ab_1.png": "label of another length: 'ab' is not 3 symbols",
-    "abz_1.png": "label outside the alphabet: 'z' in 'abz' is not in abcde",
-    "_1.png": "label of another length: '' is not 3 symbols",
-    "ab\n_1.png": r"label outside the alphabet: '\n' in 'ab\n' is not in abcde",
-}
-
-
-def put(path, kind):
-    data, _ = BAD_FILES[kind]
-    if kind == "folder":
-        path.mkdir()
-    elif kind == "link":
-        path.symlink_to("nowhere")
-    else:
-        path.write_bytes(data)
-
-
-@pytest.mark.parametrize("kind", BAD_FILES)
-def test_a_bad_file_says_what_is_wrong(kind, tmp_path):
-    put(tmp_path / "abc_1.png", kind)
-    with pytest.raises(PictureError) as caught:
-        ReadData(TINY).read_data(tmp_path / "abc_1.png")
-    assert str(caught.value).startswith(BAD_FILES[kind][1])
-
-
-@pytest.mark.parametrize("name", BAD_NAMES)
-def test_a_bad_label_says_what_is_wrong(name, tmp_path):
-    (tmp_path / name).write_bytes(png())
-    with pytest.raises(PictureError) as caught:
-        ReadData(TINY).read_data(tmp_path / name)
-    assert str(caught.value).replace("\\\\", "\\") == BAD_NAMES[name]
-
-
-def pictures(tmp_path, extension):
-    """A picture of that format as bytes, what it shows, and a function that reads others in its place."""
-    path = tmp_path / f"abc.{extension}"
-    draw(TINY, "train", 0)[1].save(path)
-    reader = ReadData(TINY)
-
-    def read(content):
-        path.write_bytes(content)
+def test_a_killed_generator_leaves_an_incomplete_set_which_is_completed(tiny, drawn, tmp_path):
+    config = replace(tiny, generate_num=(4000, 20, 30))
+    process = start_drawing(config, tmp_path, stderr=subprocess.DEVNULL)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
         try:
-            return reader.read_picture(path)
-        except PictureError as error:
-            assert str(error).isprintable()  # noqa: PT017 - or it is a picture
-            return None
-
-    return path.read_bytes(), reader.read_picture(path), read
-
-
-@pytest.mark.parametrize("extension", ["png", "jpg"])
-def test_a_picture_cut_off_anywhere_is_refused_or_whole(extension, tmp_path):
-    content, picture, read = pictures(tmp_path, extension)
-    found = [read(content[:length]) for length in range(len(content))]
-    whole = [each for each in found if each is not None]
-    assert all(np.array_equal(each, picture) for each in whole)
-    assert len(whole) < 8, "only what comes after the last row may be missing"
-
-
-@pytest.mark.parametrize("extension", ["png", "jpg"])
-def test_a_thousand_pictures_with_random_bytes_changed(extension, tmp_path):
-    content, picture, read = pictures(tmp_path, extension)
-    random = np.random.default_rng(0)
-    refused = 0
-    for _ in range(1000):
-        changed = np.frombuffer(content, np.uint8).copy()
-        places = random.integers(0, len(content), random.integers(1, 5))
-        changed[places] ^= random.integers(1, 256, len(places), np.uint8)
-        found = read(changed.tobytes())
-        refused += found is None
-        if found is not None and extension == "png":
-            assert np.array_equal(found, picture), "PNG has checksums: nothing may be wrong in silence"
-        assert found is None or (found.shape, found.dtype) == ((23, 37), np.uint8)
-    assert refused > (950 if extension == "png" else 100)
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.01)
+    else:
+        pytest.fail("worker processes outlived the process that started them")
+    assert 50 <= len(image_names("train")) < 4000
+    with pytest.raises(CaptchaError, match="its drawing was interrupted"):
+        ReadData(config).load_data("train")
+    survivor = next(tmp_path.glob("train/*.png"))
+    before = survivor.stat().st_mtime_ns
+    Generate(config).gen_captcha()
+    assert survivor.stat().st_mtime_ns == before
+    assert ReadData(config).load_data("train")[2] == 4000
+    complete = contents("train")
+    assert {name: complete[name] for name in image_names(drawn.train_folder)}.items() <= (
+        contents(drawn.train_folder).items()
+    )
+    assert ".lock" not in complete, "the lock of the killed process was left"
 
 
-def test_names_of_every_kind_are_no_crash(tmp_path, capsys):
-    content, _, _ = pictures(tmp_path / "..", "png")
-    good = [f"{'abcde'[i % 5]}{'abcde'[i // 5 % 5]}{'abcde'[i // 25]}_{i}.png" for i in range(120)]
-    good += [
-        "abc_" + "x" * 247 + ".png",
-        "abc_\u0627\u0644\u0639\u0631\u0628\u064a\u0629.png",
-        "abc_\u6f22\u5b57.png",
-    ]
-    bad = [
-        "ab\ncd.png",
-        "ab\\c.png",
-        "\u0430bc.png",
-        "\U0001f600.png",
-        "\u202eabc.png",
-        "abc\u0301.png",
-        "a c.png",
-    ]
-    for name in good + bad:
-        (tmp_path / name).write_bytes(content)
-    (tmp_path / "abd.png").mkdir()
-    (tmp_path / "abe.png").symlink_to("abe.png")
-    os.mkfifo(tmp_path / "aba.png")
-    images, labels, count = ReadData(TINY).load_data(str(tmp_path))
-    assert (len(images), len(labels), count) == (len(good),) * 3
-    told = capsys.readouterr().err
-    assert f"{len(bad) + 3} of {len(good) + len(bad) + 3} files left out" in told
-    assert all(line.isprintable() for line in told.splitlines())
+def test_ctrl_c_while_drawing_leaves_no_traceback_and_no_lock(tmp_path):
+    config = replace(TINY, generate_num=(20000, 20, 30))
+    process = start_drawing(config, tmp_path, preexec_fn=default_sigint, stderr=subprocess.PIPE)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.strip() == "generate_captcha.py: interrupted"
+    assert not list(tmp_path.glob("*/.*"))
 
 
-def test_a_picture_that_claims_a_huge_size_is_not_decoded(tmp_path, monkeypatch):
-    (tmp_path / "abc.png").write_bytes(claiming(5000, 5000))
-    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("decoded"))
-    with pytest.raises(PictureError, match="another size"):
-        ReadData(TINY).read_data(tmp_path / "abc.png")
-
-
-def chunk(kind, data):
-    return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
-
-
-def bombs(folder):
-    """Small files, and one that is small on disk, that ask for gigabytes; the paths."""
-    zeros = zlib.compressobj()
-    gigabyte = b"".join(zeros.compress(bytes(2**20)) for _ in range(2**10)) + zeros.flush()
-    head, pixels = b"\x89PNG\r\n\x1a\n" + png()[8:33], chunk(b"IDAT", zlib.compress(bytes(38 * 23)))
-    end = chunk(b"IEND", b"")
-    half = zlib.compress(bytes(2**19))
-    stream = io.BytesIO()
-    Image.fromarray(RAMP).save(stream, "GIF")
-    gif = stream.getvalue()
-    frame = gif.index(b",\0\0\0\0") + 5
-    contents = {
-        "pixels": head + chunk(b"IDAT", gigabyte) + end,
-        "text": head + chunk(b"zTXt", b"a\0\0" + gigabyte) + pixels + end,
-        "texts": head + b"".join(chunk(b"zTXt", b"%d\0\0" % i + half) for i in range(2000)) + pixels + end,
-        "international": head + chunk(b"iTXt", b"a\0\1\0\0\0" + gigabyte) + pixels + end,
-        "profile": head + chunk(b"iCCP", b"a\0\0" + gigabyte) + pixels + end,
-        "later": head + pixels + chunk(b"zTXt", b"a\0\0" + gigabyte) + end,
-        "frame": gif[:frame] + b"\xff" * 4 + gif[frame + 4 :],
-        "claiming": claiming(30000, 30000),
-        "long": head + (2**31 - 1).to_bytes(4, "big") + b"tEXt",
-    }
-    for name, content in contents.items():
-        Path(folder, f"abc_{name}.png").write_bytes(content)
-    os.truncate(Path(folder, "abc_long.png"), 3 * 2**30)  # a hole: takes no room on disk
-    return [str(Path(folder, f"abc_{name}.png")) for name in contents]
-
-
-MEASURED = """
-import resource, sys
-sys.path.insert(0, sys.argv[1])
-from conftest import TINY
-from generate_captcha import PictureError, ReadData
-
-def megabytes():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-
-def read(path):
+def test_a_second_generator_in_the_same_folders_is_refused(tmp_path):
+    config = replace(TINY, generate_num=(20000, 20, 30))
+    process = start_drawing(config, tmp_path, preexec_fn=default_sigint, stderr=subprocess.DEVNULL)
+    os.killpg(process.pid, signal.SIGSTOP)  # so that it is there for as long as it takes
     try:
-        ReadData(TINY).read_picture(path)
-    except PictureError:
-        pass
+        before = contents(tmp_path / "train")
+        second = script("generate_captcha.py", *flags(config), cwd=tmp_path)
+        after = contents(tmp_path / "train")
+    finally:
+        os.killpg(process.pid, signal.SIGCONT)
+        os.killpg(process.pid, signal.SIGINT)
+        process.communicate(timeout=60)
+    words = f"train must be used by one process at a time, but process {process.pid} draws captchas there"
+    assert_refused(second, 1, words, "name another folder with --train-folder")
+    assert after == before
 
-for path in sys.argv[2:4] * 10:
-    read(path)
-before = megabytes()
-for path in sys.argv[4:]:
-    read(path)
-bombed = megabytes()
-for path in sys.argv[2:4] * 5000:
-    read(path)
-print(bombed - before, megabytes() - bombed)
+
+@pytest.mark.parametrize("name", ["train", "validation", "test"])
+def test_a_folder_that_another_process_draws_into_is_refused(name, tiny, tmp_path):
+    code = (
+        "import os, time; from captcha_cnn.files import folder_lock\n"
+        f"with folder_lock({str(tmp_path / name)!r}, '', 'draws captchas', hidden=True):\n"
+        "    print(os.getpid(), flush=True); time.sleep(99)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    process = holder.stdout.readline().strip()
+    try:
+        with pytest.raises(CaptchaError) as refusal:
+            Generate(tiny).gen_captcha()
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert str(refusal.value) == (
+        f"{name} must be used by one process at a time, but process {process} draws captchas there: "
+        f"wait for it, or name another folder with --{name}-folder"
+    )
+    assert [image_names(folder) for _, folder, _ in tiny.sets] == [[], [], []], "a part was drawn"
+    Generate(tiny).gen_captcha()  # the lock ends with the process, though it was killed
+    assert tuple(len(image_names(folder)) for _, folder, _ in tiny.sets) == tiny.generate_num
+    assert not list(tmp_path.glob("*/.*")), "a lock file was left"
+
+
+@pytest.mark.parametrize("content", ["", "no number"])
+def test_a_lock_file_that_names_no_process_is_a_lock_too(content, tiny):
+    with folder_lock("train", "", "draws captchas", hidden=True):
+        Path("train/.lock").write_text(content)
+        with pytest.raises(CaptchaError, match="at a time, but another process draws captchas there"):
+            Generate(tiny).gen_captcha()
+    assert contents("train") == {}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_set_that_another_process_draws_before_the_lock_is_left_as_it_is(seed, tiny, monkeypatch, capsys):
+    config = replace(tiny, generate_num=(5, 2, 2))
+    meanwhile = []
+
+    def lock_late(*arguments, **options):
+        if not meanwhile:
+            meanwhile.append("another process draws")
+            Generate(replace(config, seed=seed)).gen_captcha()
+            meanwhile.append(contents("train"))
+            capsys.readouterr()
+        return folder_lock(*arguments, **options)
+
+    monkeypatch.setattr(generate_captcha, "folder_lock", lock_late)
+    if seed == config.seed:
+        Generate(config).gen_captcha()
+    else:
+        with pytest.raises(CaptchaError, match=r"train holds captchas drawn with seed 1 \(asked for: 0\)"):
+            Generate(config).gen_captcha()
+    assert contents("train") == meanwhile[1], "two sets are mixed"
+    assert "captchas drawn\n" not in capsys.readouterr().out
+
+
+UNGUARDED = """
+from config import Config
+from generate_captcha import Generate
+import captcha_cnn.parallel
+
+with open("runs.txt", "a") as runs:
+    runs.write("run\\n")
+captcha_cnn.parallel.available_cores = lambda: 3
+captcha_cnn.parallel.CHUNK_SIZE = 40
+Generate(Config(width=37, height=23, char_num=3, generate_num=(150, 2, 2))).gen_captcha()
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in other units elsewhere")
-def test_memory_stays_bounded_with_bad_pictures(tmp_path):
-    for kind in ("cut_png", "cut_jpeg"):
-        put(tmp_path / f"abc_{kind}.png", kind)
-    often = [str(tmp_path / f"abc_{kind}.png") for kind in ("cut_png", "cut_jpeg")]
-    tests = str(PROJECT / "tests")
-    command = [sys.executable, "-c", MEASURED, tests, *often, *bombs(tmp_path)]
+def test_drawing_works_in_a_script_without_a_main_guard(tmp_path):
+    (tmp_path / "program.py").write_text(UNGUARDED)
     environment = os.environ | {"PYTHONPATH": str(PROJECT)}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=300)
-    by_bombs, by_ten_thousand = map(int, done.stdout.split())
-    assert by_bombs < 128, "MB; nine files ask for a gigabyte each or more"
-    assert by_ten_thousand < 8
-
-
-@pytest.fixture
-def folder(tmp_path, drawn):
-    """A folder of 150 good pictures, drawn."""
-    for name, data in contents(drawn.train_folder).items():
-        if name.endswith(".png"):
-            (tmp_path / name).write_bytes(data)
-    return tmp_path
-
-
-def test_load_data_gives_pictures_labels_and_their_number(folder, drawn):
-    reader = ReadData(TINY)
-    images, labels, count = reader.load_data(str(folder))
-    assert (images.shape, images.dtype) == ((150, 23, 37), np.uint8)
-    assert (labels.shape, labels.dtype, count) == ((150, 15), np.float32, 150)
-    names = sorted(p.name for p in folder.iterdir())
-    assert [reader.vec2label(vector) for vector in labels] == [name[:3] for name in names]
-    for i in (0, 77, 149):
-        assert np.array_equal(images[i], reader.read_data(folder / names[i])[0])
-
-
-def test_pictures_are_loaded_alike_by_one_process_and_by_several(folder, monkeypatch, capsys):
-    put(folder / "aaa_text.png", "text")
-    images, labels, count = ReadData(TINY).load_data(str(folder))
-    told = capsys.readouterr().err
-    monkeypatch.setattr(generate_captcha, "LOADED_ALONE", 0)
-    monkeypatch.setattr(generate_captcha, "CHUNK", 40)
-    monkeypatch.setattr(generate_captcha, "available_cores", lambda: 3)
-    started, executor = [], generate_captcha.ProcessPoolExecutor
-    monkeypatch.setattr(
-        generate_captcha,
-        "ProcessPoolExecutor",
-        lambda workers, *rest: started.append(workers) or executor(workers, *rest),
-    )
-    others, other_labels, other_count = ReadData(TINY).load_data(str(folder))
-    assert count == other_count == 150
-    assert np.array_equal(images, others)
-    assert np.array_equal(labels, other_labels)
-    assert capsys.readouterr().err == told
-    assert started == [3]
-
-
-def test_bad_files_are_left_out_named_and_counted(folder, capsys):
-    for kind in BAD_FILES:
-        put(folder / f"aaa_{kind}.png", kind)
-    for name in BAD_NAMES:
-        (folder / name).write_bytes(png())
-    for name in (".DS_Store", "Thumbs.db", ".hidden.png", "desktop.ini"):
-        (folder / name).write_bytes(b"x")
-    images, labels, count = ReadData(TINY).load_data(str(folder))
-    assert len(images) == len(labels) == count == 150
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == f"{folder}: 14 of 164 files left out"
-    assert len(lines) == 12
-    named = {line.split(": ")[1] for line in lines[1:11]}
-    counts = {"2 damaged PNG", "1 damaged JPEG", "2 another size", "1 a huge size", "1 an empty file"}
-    counts |= {"1 not a picture", "1 a folder", "1 a link to nothing"}
-    counts |= {"2 label of another length", "2 label outside the alphabet"}
-    assert named == {count[2:] for count in counts}, "one of each kind comes first"
-    assert lines[11].startswith("  and 4 more; in all: 2 ")
-    assert set(lines[11][22:].split(", ")) == counts
-    assert "hidden" not in "".join(lines)
-
-
-def test_more_than_a_tenth_of_bad_files_stops(folder, capsys):
-    for i in range(16):
-        (folder / f"abc_bad{i}.png").write_bytes(b"")
-    assert ReadData(TINY).load_data(str(folder))[2] == 150
-    (folder / "abc_more.png").write_bytes(b"")
-    with pytest.raises(CaptchaError, match="must hold at most a tenth of bad files, but 17 of 167 are"):
-        ReadData(TINY).load_data(str(folder))
-
-
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (False, "must be a folder of pictures, but there is none"),
-        (True, "but holds none that can be used"),
-    ],
-)
-def test_a_missing_or_empty_folder_is_named(make, words, tmp_path):
-    if make:
-        (tmp_path / "own").mkdir()
-    with pytest.raises(CaptchaError, match=words):
-        ReadData(TINY).load_data(str(tmp_path / "own"))
+    command = [sys.executable, "program.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [
+        "train: 150 captchas drawn",
+        "validation: 2 captchas drawn",
+        "test: 2 captchas drawn",
+    ]
+    assert (tmp_path / "runs.txt").read_text() == "run\n", "a worker process ran the script again"
+    assert len(image_names(tmp_path / "train")) == 150

@@ -1,0 +1,141 @@
+"""Augmentation: random changes to each training image, anew each time it is seen.
+
+A captcha stays the same captcha when it is moved, when its characters come closer and when a line
+is drawn over it: one image serves as many, and the network cannot learn it by heart.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+from PIL import Image
+
+from config import Config
+
+FULL_STRENGTH_EPOCHS = 100  # epochs after which random_warp reaches its full strength
+PIXELS_PER_DOT = 320  # of the dots that add_noise() draws
+DOT = np.array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 0, 1, 2, 1, 2]])  # rows and columns of its pixels
+
+
+def augment(images: np.ndarray, config: Config, random: np.random.Generator, epoch: int) -> np.ndarray:
+    """Characters moved together, images warped, noise drawn over them.
+
+    Args:
+        images: uint8 [B, H, W]; not changed.
+        epoch: how often each image was seen before.
+    Returns:
+        uint8 [B, H, W].
+    """
+    if not config.augmented:
+        return images
+    images = squeeze_characters(images, config, random)
+    return add_noise(random_warp(images, config, random, epoch), config, random)
+
+
+def squeeze_characters(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
+    """The characters of each image pushed towards each other, some of them over each other.
+
+    Characters drawn over each other are what a trained network still reads wrong: few images have
+    them, and moving whole images makes no more. An image is cut at the column with the least
+    foreground near the place where one character should end and the next begin.
+
+    Args:
+        images: uint8 [B, H, W]; not changed.
+    Returns:
+        uint8 [B, H, W].
+    """
+    batch, height, width = images.shape
+    cell, gaps = width / config.char_num, config.char_num - 1
+    closer = random.integers(0, round(config.squeeze * cell), (batch, gaps), endpoint=True)  # pixels
+    start = random.integers(0, closer.sum(axis=1), endpoint=True)
+    offsets = start[:, None] - np.pad(closer.cumsum(axis=1), [[0, 0], [1, 0]])  # of each part, [B, L]
+    foreground, background = foreground_background(images)
+    profile = images.sum(axis=1, dtype=np.int32) * np.sign(foreground - background)[:, None]  # [B, W]
+    middles = cell * np.arange(1, config.char_num)
+    searched = [slice(int(middle - cell / 2), int(middle + cell / 2)) for middle in middles]
+    squeezed = np.empty_like(images)
+    canvas = np.empty((height, 3 * width), np.uint8)  # wide enough for parts that leave the image
+    for i, image in enumerate(images):
+        cuts = [0, *(each.start + int(profile[i, each].argmin()) for each in searched), width]
+        blend = np.minimum if foreground[i] < background[i] else np.maximum
+        canvas.fill(background[i])
+        for offset, begin, end in zip(offsets[i] + width, cuts, cuts[1:], strict=False):
+            target = canvas[:, begin + offset : end + offset]
+            blend(target, image[:, begin:end], out=target)
+        squeezed[i] = canvas[:, width : 2 * width]
+    return squeezed
+
+
+def random_warp(images: np.ndarray, config: Config, random: np.random.Generator, epoch: int) -> np.ndarray:
+    """Each image shifted, scaled and sheared at random; the background fills what becomes free.
+
+    Half of each change is common to the image, half varies from character to character, so that no
+    two change alike. It begins at half the strength of the settings and grows with the epochs: many
+    images show by themselves what captchas look like, few would be learned by heart.
+
+    Args:
+        images: uint8 [B, H, W]; not changed.
+        epoch: how often each image was seen before.
+    Returns:
+        uint8 [B, H, W], bilinear interpolation.
+    """
+    height, width = config.height, config.width
+    edges = np.linspace(0, width, config.char_num + 1).round().astype(int)  # of the characters; they move
+    common = random.uniform(-0.5, 0.5, (5, len(images), 1))
+    varying = random.uniform(-0.5, 0.5, (4, len(images), len(edges)))
+    across, down, taller, slant = common[:4] + varying  # [B, L + 1] each
+    strength = (1 + min(epoch / FULL_STRENGTH_EPOCHS, 1)) / 2
+    shift, scale, shear = strength * config.shift, strength * config.scale, strength * config.shear
+    columns = (edges - width / 2) * np.exp(scale * common[4]) + width * (0.5 + shift * across)
+    rows = height * (0.5 + shift * down)
+    half, aside = height / 2 * np.exp(scale * taller), height / 2 * shear * slant
+    top = np.stack([columns - aside, rows - half], axis=2)  # [B, L + 1, 2], source of the upper ends
+    bottom = np.stack([columns + aside, rows + half], axis=2)
+    boxes = [(left, 0, right, height) for left, right in itertools.pairwise(edges.tolist())]
+    _, background = foreground_background(images)
+    warped = np.empty_like(images)
+    for i, image in enumerate(images):
+        corners = np.concatenate([top[i, :-1], bottom[i, :-1], bottom[i, 1:], top[i, 1:]], axis=1)
+        warped[i] = Image.fromarray(image).transform(
+            (width, height),
+            Image.Transform.MESH,
+            list(zip(boxes, corners.tolist(), strict=True)),
+            Image.Resampling.BILINEAR,
+            fillcolor=int(background[i]),
+        )
+    return warped
+
+
+def add_noise(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
+    """A thin arc and dots drawn over some of the images, in a grey near that of their foreground.
+
+    Where images are few, a network learns the noise that each of them happens to have.
+
+    Args:
+        images: uint8 [B, H, W]; changed in place, and returned.
+    """
+    batch, height, width = images.shape
+    foreground, background = foreground_background(images)
+    grey = (foreground + random.uniform(0, 0.2, batch) * (background - foreground)).astype(np.uint8)
+
+    angle = np.pi * (random.uniform(-0.1, 0.1, (batch, 1)) + np.linspace(0, 1, 2 * width))
+    across = random.uniform(0.3, 0.5, (batch, 1))
+    middle, bend = random.uniform(0.2, 0.8, (batch, 1)), random.uniform(-0.3, 0.3, (batch, 1))
+    arc = np.stack([middle + bend * np.sin(angle), 0.5 + across * np.cos(angle)])  # [2, B, points]
+    dots = random.random((2, batch, math.ceil(height * width / PIXELS_PER_DOT), 1))
+    sizes = np.array([height, width]).reshape(2, 1, 1)
+    dots = (dots * sizes[..., None] + DOT[:, None, None]).reshape(2, batch, -1)
+    rows, columns = np.concatenate([arc * sizes, dots], axis=2).clip(0, sizes - 1).astype(np.intp)
+
+    chosen = np.flatnonzero(random.random(batch) < config.noise)
+    images[chosen[:, None], rows[chosen], columns[chosen]] = grey[chosen, None]
+    return images
+
+
+def foreground_background(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The greys furthest from and nearest to most of each image: uint8 [B, H, W] to float64 [B] twice."""
+    low, mean, high = (reduce(images, axis=(1, 2)).astype(float) for reduce in (np.min, np.mean, np.max))
+    is_dark = mean - low > high - mean
+    return np.where(is_dark, low, high), np.where(is_dark, high, low)

@@ -1,0 +1,103 @@
+"""Reading with an exported model, without TensorFlow: `load_exported("exported/captcha.onnx")`.
+
+Importing this module imports no runtime: that of the file's format is imported when it is loaded.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from captcha_cnn.tf_runtime import suppress_stderr
+from config import CaptchaError, Config, escape_unprintable
+
+SUFFIXES = (".onnx", ".tflite")
+INPUT = "pictures"  # the names of inputs and outputs are what deployed programs rely on
+OUTPUTS = ("text", "confidence", "each", "runner_up", "runner_up_confidence")
+CONFIG_KEY = "config"  # ONNX: the key of the metadata; LiteRT: config.json in the ZIP behind the model
+CONFIG_NAMES = ("width", "height", "char_num", "characters")
+PredictFn = Callable[[np.ndarray], tuple[np.ndarray, ...]]
+
+
+def config_json(config: Config) -> str:
+    """What a reader needs to know, as JSON."""
+    values = config.as_dict()
+    return json.dumps({name: values[name] for name in CONFIG_NAMES}, ensure_ascii=False)
+
+
+def load_exported(path: str, threads: int = 0) -> tuple[Config, PredictFn]:
+    """An exported model: its settings, and the function that reads, which several threads may use.
+
+    Args:
+        path: a file that export.py wrote, .onnx or .tflite.
+        threads: how many to use; 0 leaves it to the runtime.
+    Returns:
+        The settings; a function from images, uint8 [B, H, W], to text, int32 [B, L] code points,
+        confidence, float32 [B], each, float32 [B, L], runner_up, int32 [B, L], and
+        runner_up_confidence, float32 [B], as captcha_cnn.ctc.Predictions explains them.
+    Raises:
+        CaptchaError: no such file, a damaged one, or its runtime is not installed.
+    """
+    shown = escape_unprintable(path)
+    loaders = dict(zip(SUFFIXES, (_load_onnx, _load_litert), strict=True))
+    load = loaders.get(Path(path).suffix)
+    if load is None or not Path(path).is_file():
+        found = "there is no such file" if load else "its name ends otherwise"
+        raise CaptchaError(
+            f"{shown} must be an exported model, {' or '.join(SUFFIXES)}, but {found}: write one with "
+            "`python export.py`, or name another"
+        )
+    content = Path(path).read_bytes()
+    try:
+        values, predict = load(content, threads)
+        config = Config(**values, network="classic")  # accepts every width; nothing else depends on it
+        predict(np.zeros([1, config.height, config.width], np.uint8))
+    except ImportError as error:
+        raise CaptchaError(
+            f"{shown} must be read with {error.name or error}, which is not installed: "
+            "pip install -r requirements-export.txt"
+        ) from None
+    except Exception as error:  # runtimes raise nearly anything on damaged data
+        reason = escape_unprintable(str(error).strip().split("\n")[0])
+        raise CaptchaError(
+            f"{shown} must be a model that export.py wrote, but is damaged or none ({reason}): write it anew "
+            "with `python export.py`"
+        ) from None
+    return config, predict
+
+
+def _load_onnx(content: bytes, threads: int) -> tuple[dict[str, Any], PredictFn]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 4  # what goes wrong is raised
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    values = json.loads(session.get_modelmeta().custom_metadata_map[CONFIG_KEY])
+    return values, lambda images: tuple(session.run(OUTPUTS, {INPUT: images}))
+
+
+def _load_litert(content: bytes, threads: int) -> tuple[dict[str, Any], PredictFn]:
+    from ai_edge_litert.interpreter import Interpreter
+
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        values = json.loads(archive.read(f"{CONFIG_KEY}.json"))
+    with suppress_stderr():  # LiteRT says what it is about to do
+        interpreter = Interpreter(model_content=content, num_threads=threads or None)
+        run = interpreter.get_signature_runner()
+        run(**{INPUT: np.zeros([1, values["height"], values["width"]], np.uint8)})
+    lock = threading.Lock()  # an interpreter is not safe for two threads at once
+
+    def predict(images: np.ndarray) -> tuple[np.ndarray, ...]:
+        with lock:
+            outputs = run(**{INPUT: images})
+        return tuple(outputs[name] for name in OUTPUTS)
+
+    return values, predict

@@ -1,0 +1,126 @@
+"""Decoding image files of any kind safely, to grayscale."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+import warnings
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from config import CaptchaError, escape_unprintable
+
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+MAX_FILE_SIZE = 2**27  # bytes: more than an image of the largest size takes
+MAX_BUFFERED_SIZE = 2**20  # bytes of a file that is read at once
+
+ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
+
+
+class ImageError(CaptchaError):
+    """An image that cannot be used: `category` groups such errors, the text says what is wrong here."""
+
+    def __init__(self, category: str, detail: str = "") -> None:
+        super().__init__(f"{category}: {detail}" if detail else category)
+        self.category = category
+
+
+def decode_image(image: ImageSource, size: tuple[int, int]) -> np.ndarray:
+    """One image, uint8 [H, W], grayscale; what is transparent becomes white.
+
+    The size is compared before anything is decoded, so that a small file that claims a huge
+    image costs nothing.
+
+    Args:
+        image: a path, the bytes of a file, a PIL image, or an array, uint8 [H, W] grayscale,
+            [H, W, 3] RGB or [H, W, 4] RGBA.
+        size: (width, height) that is expected, in pixels.
+    Raises:
+        ImageError: not an image, damaged, or of another size.
+    """
+    category = "damaged"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's opinions on metadata
+            if isinstance(image, np.ndarray):
+                image = _from_array(image)
+            if isinstance(image, Image.Image):
+                return _checked_grayscale(image, size)
+            with io.BytesIO(image) if isinstance(image, bytes) else open_image_file(image) as stream:
+                with Image.open(stream, formats=FORMATS) as opened:
+                    category = f"damaged {opened.format}"
+                    if opened.format != "PNG" or opened.size != size:
+                        return _checked_grayscale(opened, size)
+                    opened.verify()  # the checksums, which decoding ignores
+                stream.seek(0)
+                with Image.open(stream, formats=["PNG"]) as opened:
+                    return _checked_grayscale(opened, size)
+    except (ImageError, MemoryError):
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError("a huge size", "far more pixels than {}x{}".format(*size)) from None
+    except UnidentifiedImageError:
+        raise ImageError("not an image", f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
+    except PermissionError:
+        raise ImageError("not readable", "permission denied") from None
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged data
+        raise ImageError(category, escape_unprintable(error)) from error
+
+
+def _checked_grayscale(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    if image.size != size:
+        raise ImageError("another size", "{}x{} px, not {}x{}".format(*image.size, *size))
+    return to_grayscale(image)
+
+
+def to_grayscale(image: Image.Image) -> np.ndarray:
+    """An image of any of Pillow's modes as uint8 [H, W].
+
+    Modes I and F have no fixed range: values up to 255 are taken as 8 bits, larger ones as 16.
+    """
+    if image.mode.startswith("I") or image.mode == "F":  # convert("L") would cut them off at 255
+        values = np.asarray(image, np.float64)
+        is_8_bit = image.mode in ("I", "F") and values.max() <= 255
+        return np.clip(values / (1 if is_8_bit else 257) + 0.5, 0, 255).astype(np.uint8)
+    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return np.asarray(image.convert("L"), np.uint8)
+
+
+def open_image_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """A file open for reading; a small one is in memory, where Pillow's many short reads cost less.
+
+    Raises:
+        ImageError: it does not exist, or cannot be an image.
+    """
+    try:
+        found = os.stat(path)
+    except PermissionError:
+        raise
+    except (OSError, ValueError):
+        raise ImageError("a broken link" if os.path.islink(path) else "no such file") from None
+    if stat.S_ISDIR(found.st_mode):
+        raise ImageError("a folder")
+    if not stat.S_ISREG(found.st_mode):
+        raise ImageError("not a file")
+    if found.st_size == 0:
+        raise ImageError("an empty file")
+    if found.st_size > MAX_FILE_SIZE:
+        raise ImageError("a huge file", f"{found.st_size:,} bytes, not at most {MAX_FILE_SIZE:,}")
+    if found.st_size > MAX_BUFFERED_SIZE:
+        return open(path, "rb")
+    return io.BytesIO(Path(path).read_bytes())
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    if array.dtype != np.uint8 or array.ndim not in (2, 3) or array.shape[2:] not in ((), (3,), (4,)):
+        raise ImageError(
+            "not an image",
+            f"an array must be uint8 [H, W], [H, W, 3] or [H, W, 4], not {array.dtype} {list(array.shape)}",
+        )
+    return Image.fromarray(array)
