@@ -7,10 +7,11 @@ or PyTorch.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import string
 from collections.abc import Callable, Generator, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -105,8 +106,16 @@ def score(answers: Sequence[Sequence[int]] | np.ndarray, truth: np.ndarray) -> t
     return characters / truth.size, captchas / len(truth)
 
 
-def missing_package(package: str, requirements: str) -> CaptchaError:
-    """The error for a package that is not installed."""
-    return CaptchaError(
-        f"{package} must be installed to be measured, but is not: pip install -r benchmarks/{requirements}"
-    )
+def load_package(name: str, requirements: str = "requirements.txt") -> Any:
+    """Import a package that only the benchmarks need.
+
+    Raises:
+        CaptchaError: it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise CaptchaError(
+            f"{name.replace('_', '-')} must be installed to be measured, but is not: pip install -r "
+            f"benchmarks/{requirements}"
+        ) from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.common import CHARACTERS_36, missing_package
+from benchmarks.common import CHARACTERS_36, load_package
 from captcha_cnn import VERSION
 from captcha_cnn.drawing import draw_captcha
 from captcha_cnn.summaries import draw_confusion_matrix
@@ -44,11 +44,7 @@ def load_matplotlib() -> None:
     Raises:
         CaptchaError: it is not installed.
     """
-    try:
-        import matplotlib
-    except ImportError:
-        raise missing_package("matplotlib", "requirements.txt") from None
-    matplotlib.use("Agg")
+    load_package("matplotlib").use("Agg")
 
 
 def over_time(row: dict[str, Any], path: Path) -> None:

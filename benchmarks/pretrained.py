@@ -12,15 +12,14 @@ is not in range: of 600 captchas it got no more right, where `to_alphabet` gaine
 
 from __future__ import annotations
 
-import importlib
 import io
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
-from benchmarks.common import missing_package
+from benchmarks.common import load_package
 from config import Config
 
 LOOKALIKES = dict(zip("ODQIJLZASGTBP", "0001112456789", strict=True))  # capital letters and digits
@@ -36,13 +35,13 @@ class Answers(NamedTuple):
 
 def ddddocr(beta: bool) -> Callable[[bytes], str]:
     """ddddocr's reader of text, with its newer network or its default one."""
-    reader = import_reader("ddddocr").DdddOcr(show_ad=False, beta=beta)
+    reader = load_package("ddddocr").DdddOcr(show_ad=False, beta=beta)
     return lambda png: str(reader.classification(png))
 
 
 def captcha_whisperer() -> Callable[[bytes], str]:
     """captcha-whisperer's reader. Version 0.1.0 never answers with a 0, but often with a Q for it."""
-    reader = import_reader("captcha_whisperer").CaptchaRecognizer()
+    reader = load_package("captcha_whisperer").CaptchaRecognizer()
     return lambda png: str(reader.recognize_bytes(png)["text"])
 
 
@@ -92,15 +91,3 @@ def png_bytes(image: Image.Image) -> bytes:
     file = io.BytesIO()
     image.save(file, format="PNG")
     return file.getvalue()
-
-
-def import_reader(name: str) -> Any:
-    """Import a reader's package.
-
-    Raises:
-        CaptchaError: it is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise missing_package(name.replace("_", "-"), "requirements.txt") from None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import diagram, figures
-from benchmarks.common import missing_package, time_to_threshold
+from benchmarks.common import load_package, time_to_threshold
 from captcha_cnn import VERSION
 from captcha_cnn.files import atomic_write
 from config import CaptchaError, Config
@@ -209,10 +209,7 @@ def machines_text(record: dict[str, Any]) -> str:
 
 def results_page(record: dict[str, Any]) -> str:
     """docs/results.md: the sentences are in the template, every number comes from the record."""
-    try:
-        import jinja2
-    except ImportError:
-        raise missing_package("jinja2", "requirements.txt") from None
+    jinja2 = load_package("jinja2")
     trained = accuracy_rows(record)
     jobs = max((record[name]["values"]["jobs"] for name in trained), default=1)
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}

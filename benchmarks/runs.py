@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.common import missing_package
+from benchmarks.common import load_package
 from config import CaptchaError
 
 ROOT = Path(__file__).parent.parent
@@ -71,7 +71,7 @@ def run_script(folder: str, script: str, *arguments: str) -> tuple[str, int]:
 
     The memory is that of the process itself, without those that it starts to draw and load.
     """
-    psutil = load_psutil()
+    psutil = load_package("psutil")
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(
             [sys.executable, str(ROOT / script), *arguments],
@@ -99,22 +99,9 @@ class MemorySampler(threading.Thread):
         self.process, self.peak, self.ended = process, 0, threading.Event()
 
     def run(self) -> None:  # noqa: D102
-        with contextlib.suppress(load_psutil().Error):  # it ends between two looks
+        with contextlib.suppress(load_package("psutil").Error):  # it ends between two looks
             while not self.ended.wait(SAMPLING_SECONDS):
                 self.peak = max(self.peak, self.process.memory_info().rss)
-
-
-def load_psutil() -> Any:
-    """psutil.
-
-    Raises:
-        CaptchaError: it is not installed.
-    """
-    try:
-        import psutil
-    except ImportError:
-        raise missing_package("psutil", "requirements.txt") from None
-    return psutil
 
 
 def last_match(pattern: str, text: str) -> tuple[str, ...]:

@@ -27,7 +27,7 @@ from benchmarks.common import (
     Point,
     endless_batches,
     label_classes,
-    missing_package,
+    load_package,
     score,
     timed_curve,
 )
@@ -52,11 +52,7 @@ def load_torch() -> Any:
     Raises:
         CaptchaError: it is not installed.
     """
-    try:
-        import torch
-    except ImportError:
-        raise missing_package("torch", "requirements-torch.txt") from None
-    return torch
+    return load_package("torch", "requirements-torch.txt")
 
 
 # ---------------------------------------------------------------------- the network

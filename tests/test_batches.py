@@ -119,12 +119,14 @@ def test_a_last_image_belongs_to_the_batch_before_it(count, expected):
 @pytest.mark.parametrize("count", [14, 15, 16, 6, 1])
 def test_from_any_step_on_the_batches_are_those_of_a_run_from_the_beginning(count):
     config, data = replace(TINY, Epoch=3), numbered_images(count)
-    whole = list(driver.batches_from(0, data, config))
-    assert len(whole) == 3 * steps_per_epoch(count, config.batch_size)
-    for step in range(len(whole) + 1):
+    complete = list(driver.batches_from(0, data, config))
+    assert len(complete) == 3 * steps_per_epoch(count, config.batch_size)
+    for step in range(len(complete) + 1):
         rest = list(driver.batches_from(step, data, config))
-        assert len(rest) == len(whole) - step
-        for (epoch, x, y), (expected_epoch, expected_x, expected_y) in zip(rest, whole[step:], strict=True):
+        assert len(rest) == len(complete) - step
+        for (epoch, x, y), (expected_epoch, expected_x, expected_y) in zip(
+            rest, complete[step:], strict=True
+        ):
             assert epoch == expected_epoch
             assert np.array_equal(x, expected_x)
             assert np.array_equal(y, expected_y)

@@ -154,7 +154,7 @@ def test_a_run_interrupted_often_ends_as_one_never_interrupted(
     network, moment, own, sets, tf, capsys, monkeypatch
 ):
     config = replace(own, patience=45, network=network)
-    whole, result = driver.run_model(config, *sets)
+    uninterrupted, result = driver.run_model(config, *sets)
     expected = contents("checkpoints", tf)
     lines = result_lines(capsys.readouterr().out.splitlines())
     assert len(lines) > 12
@@ -178,7 +178,7 @@ def test_a_run_interrupted_often_ends_as_one_never_interrupted(
         with pytest.raises(TrainingInterrupted):
             driver.run_model(config, *sets, saved)
         saved = load_latest("checkpoints")
-    assert 20 < saved.progress["step"] < whole.step or moment == "during validation"
+    assert 20 < saved.progress["step"] < uninterrupted.step or moment == "during validation"
     _, test = driver.run_model(config, *sets, saved)
     assert test == result
     assert contents("checkpoints", tf) == expected
@@ -204,12 +204,12 @@ def points(folder):
 
 def test_fifty_kills_change_nothing(trainer, own, tf, tmp_path):
     config = replace(own, Epoch=60, patience=10**6, print_per_batch=20, save_per_batch=20)
-    folders = [tmp_path / name for name in ("whole", "killed")]
+    folders = [tmp_path / name for name in ("uninterrupted", "killed")]
     for folder in folders:
         folder.mkdir()
     asked = flags(config)
-    whole = trainer(folders[0], *asked)
-    assert (whole.returncode, whole.stderr) == (0, "")
+    uninterrupted = trainer(folders[0], *asked)
+    assert (uninterrupted.returncode, uninterrupted.stderr) == (0, "")
 
     kills, lines, seed = 0, [], 0
     while kills < 50:
@@ -227,7 +227,7 @@ def test_fifty_kills_change_nothing(trainer, own, tf, tmp_path):
     for folder in folders:
         assert len(list(Path(folder, "checkpoints").glob("state-*"))) == 2 * MAX_TO_KEEP
     assert contents(f"{folders[0]}/checkpoints", tf)[0] == contents(f"{folders[1]}/checkpoints", tf)[0]
-    assert result_lines(lines + done.stdout.splitlines()) == result_lines(whole.stdout.splitlines())
+    assert result_lines(lines + done.stdout.splitlines()) == result_lines(uninterrupted.stdout.splitlines())
     assert points(folders[0]) == points(folders[1])
 
 

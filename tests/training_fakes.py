@@ -58,7 +58,7 @@ class FakeSession:
 
 
 class FakeCheckpoint:
-    """Notes the steps at which the best weights were kept, and the whole run was saved."""
+    """Notes the steps at which the best weights were kept, and at which the run was saved."""
 
     def __init__(self, session):
         self.session, self.kept, self.saved = session, [], []
