@@ -57,7 +57,7 @@ class Config:
 
     `Config.classic()` has the published settings. Where a default differs from the published
     value, the comment says why: whole captchas read right, of 10,000 test images, after 4,000
-    steps on 100 training images, one run each; 97.89% with the defaults. The command is
+    steps on 100 training images, one run each of version 1; 97.89% with the defaults. The command is
     `driver.py --epoch 1000 --patience 4000 --generate-num 100 500 10000` and one flag.
 
     Raises:

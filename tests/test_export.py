@@ -103,7 +103,7 @@ def bare(tmp_path_factory):
             continue
         linked.add(name)
         distribution = importlib.metadata.distribution(name)
-        for inside in {each.parts[0] for each in distribution.files} - {".."}:
+        for inside in {each.parts[0] for each in distribution.files} - {"..", "__pycache__"}:
             (packages / inside).symlink_to(distribution.locate_file(inside))
         for needed in map(Requirement, distribution.requires or []):
             if not needed.marker or needed.marker.evaluate({"extra": ""}):
