@@ -1,9 +1,11 @@
 """The published network that this project goes back to: three convolutions, 128 units, sigmoids.
 
 Sources: "Captcha Generation and Recognition Using a Convolutional Neural Network" (besthub.dev) and
-its code, cnn_model.py of AwesomeTang/Captcha_CNN on GitHub (2019). Every line here is ours; sizes,
-order of the layers and initial weights are those of the source. One difference: there, the dropout
-after the convolutions stayed on in evaluation; here no dropout does.
+its code, cnn_model.py of AwesomeTang/Captcha_CNN on GitHub (2019). Every line here is ours; sizes and
+order of the layers are those of the source. Two differences: there, the dropout after the
+convolutions stayed on in evaluation; here no dropout does. And the initial weights are Glorot's: with
+the normal distribution of that code (truncated, standard deviation 0.1, biases of 0.1), a run on 5,000
+images was still at chance level after 1,020 steps, where early stopping ended it.
 
 The letters of shapes are those of config.py: B, H, W, C, K, L.
 """
@@ -58,9 +60,9 @@ def divide_by_255(x: Any) -> Any:
 
 
 def weights(shape: list[int]) -> tuple[Any, Any]:
-    """A kernel of that shape and a bias for its outputs, with the published initial weights."""
-    kernel = tf.get_variable("kernel", shape, initializer=tf.truncated_normal_initializer(stddev=0.1))
-    return kernel, tf.get_variable("bias", shape[-1:], initializer=tf.constant_initializer(0.1))
+    """A kernel of that shape and a bias for its outputs, with initial weights of Glorot and Bengio (2010)."""
+    kernel = tf.get_variable("kernel", shape, initializer=tf.glorot_uniform_initializer())
+    return kernel, tf.get_variable("bias", shape[-1:], initializer=tf.zeros_initializer())
 
 
 def sigmoid_loss(logits: Any, labels: Any) -> Any:

@@ -36,15 +36,17 @@ def test_its_layers_have_the_published_sizes(tf):
         assert shapes[name.replace("kernel", "bias")] == shape[-1:]
 
 
-def test_initial_weights_are_the_published_ones(tf):
+def test_initial_weights_are_glorots(tf):
     with new_model(tf, CLASSIC) as (model, session):
         weights = session.run(model.weights)
     for name, value in weights.items():
         if name.endswith("bias"):
-            assert (value == np.float32(0.1)).all()
+            assert (value == 0).all()
         elif name.endswith("kernel"):
-            assert np.abs(value).max() <= 0.2  # truncated at two standard deviations
-            assert value.std() == pytest.approx(0.088, rel=0.1)
+            inputs, outputs = np.prod(value.shape[:-1]), np.prod(value.shape[:-2]) * value.shape[-1]
+            limit = np.sqrt(6 / (inputs + outputs))  # uniform between its negative and itself
+            assert 0.95 * limit < np.abs(value).max() <= limit
+            assert value.std() == pytest.approx(limit / np.sqrt(3), rel=0.1)
 
 
 def test_the_loss_is_the_mean_cross_entropy_of_the_sigmoids(tf):
