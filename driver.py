@@ -239,8 +239,10 @@ class Trainer:
 
     def should_stop(self) -> bool:
         """Early stopping: whether the validation of this step is `patience` steps after the best."""
-        state = self.state
-        return state.last_eval_step == state.step and state.step - state.best_step >= self.config.patience
+        state, config = self.state, self.config
+        if config.network == "classic" and state.best and progress.at_chance_level(state.best, config):
+            return False  # it takes more than 1,000 steps to leave chance level; Epoch ends it otherwise
+        return state.last_eval_step == state.step and state.step - state.best_step >= config.patience
 
     def save(self) -> None:
         """Save the whole run."""
