@@ -21,10 +21,11 @@ from captcha_cnn import classic_network as classic
 from captcha_cnn import ctc
 from captcha_cnn.ctc import Predictions
 from captcha_cnn.float16 import BN_EPSILON, as_exact_float16, fold_bn_to_float16
+from captcha_cnn.head import Head
 from captcha_cnn.muon import minimize
 from config import CaptchaError, Config
 
-CHANNELS = (16, 32, 64)  # of the three convolutions
+CHANNELS = (1, 2, 4)  # of the three convolutions, as multiples of Config.channels
 STRIDES = ((2, 2), (4, 2), (2, 2))  # of the same: rows and columns
 KERNEL_SIZE = 5
 HEAD_WIDTH = 3  # columns of the last feature map that each time step is read from
@@ -48,21 +49,19 @@ class CNN:
     loss: Any  # float32 [B], of the inference network
     likelihood: Any  # float32 [B], probability of the label
     predictions: Predictions
-    correct: Any  # bool [B, L], characters read right
+    labels: Any  # int32 [B, L], classes of the labels, as predictions.chars has them
     logits: Any  # before the temperature; may be fed in place of x
-    label_prob: Any  # float32 [B], probability of the label among all texts of L characters
+    label_prob: Any  # float32 [B], probability of the label among all texts of the lengths allowed
     weights: dict[str, Any]  # variables of the inference network, by name
     inference_weights: dict[str, Any]  # what is kept of them, as fold_bn_to_float16() makes it
 
     @staticmethod
     def build(config: Config) -> CNN:
         """Add the graph for that Config to the default graph."""
-        length, classes = config.char_num, len(config.alphabet)
         x = tf.placeholder(tf.uint8, [None, config.height, config.width], "x")
-        y = tf.placeholder(tf.float32, [None, length * classes], "y")
+        y = tf.placeholder(tf.float32, [None, config.max_length * len(config.alphabet)], "y")
         keep_prob = tf.placeholder_with_default(1.0, [], "keep_prob")
-        labels = tf.argmax(tf.reshape(y, [-1, length, classes]), axis=2, output_type=tf.int32)
-        head = HEADS[config.network]
+        labels, head = ctc.label_classes(y, config), HEADS[config.network]
 
         tf.set_random_seed(config.seed)  # of the initial weights
         tf.get_variable("inverse_temperature", [], initializer=tf.ones_initializer(), trainable=False)
@@ -79,10 +78,11 @@ class CNN:
             inverse_temperature = tf.get_variable("inverse_temperature", [], trainable=False)
         weights = {v.op.name: average.average(v) for v in tf.trainable_variables()}
         weights |= {v.op.name: v for v in [*statistics, inverse_temperature]}
-        loss, label_prob = (each(calibrated_logits, labels) for each in (head.loss, head.label_prob))
-        likelihood = tf.exp(-length * loss) if head.loss_is_log_prob else label_prob
-        correct = tf.equal(predictions.chars, labels)
-        metrics = (loss, likelihood, predictions, correct, logits, label_prob)
+        loss = head.loss(calibrated_logits, labels, config.min_length)
+        label_prob = head.label_prob(calibrated_logits, labels, config.min_length)
+        chars = ctc.count_chars(labels, config.min_length)
+        likelihood = tf.exp(-chars * loss) if head.loss_is_log_prob else label_prob
+        metrics = (loss, likelihood, predictions, labels, logits, label_prob)
         return CNN(x, y, keep_prob, train_op, training_loss, *metrics, weights, fold_bn_to_float16(weights))
 
 
@@ -102,7 +102,7 @@ def add_training(x: Any, labels: Any, keep_prob: Any, config: Config) -> tuple[A
     step = tf.train.get_or_create_global_step()
     training = Training(keep_prob, tf.stack([tf.constant(config.seed, tf.int64), step]), [])
     head = HEADS[config.network]
-    loss = tf.reduce_mean(head.loss(head.network(x, config, training), labels))
+    loss = tf.reduce_mean(head.loss(head.network(x, config, training), labels, config.min_length))
     variables = tf.trainable_variables()
     # About the last ninth of the steps done is averaged: no schedule has to be chosen in advance.
     done = tf.cast(step, tf.float32)
@@ -126,7 +126,7 @@ def infer(x: Any, config: Config) -> tuple[Any, Any, Predictions]:
     head = HEADS[config.network]
     logits = head.network(x, config, None)
     calibrated_logits = logits * tf.get_variable("inverse_temperature", [], trainable=False)
-    return logits, calibrated_logits, head.decode(calibrated_logits, config.char_num)
+    return logits, calibrated_logits, head.decode(calibrated_logits, config.max_length, config.min_length)
 
 
 def build_inference_graph(
@@ -154,9 +154,10 @@ def build_inference_graph(
 
     with tf.variable_scope("", custom_getter=constant):
         x = tf.placeholder(tf.uint8, [None, config.height, config.width], "pictures")
-        labels = tf.placeholder(tf.int32, [None, config.char_num])
+        labels = tf.placeholder(tf.int32, [None, config.max_length])
         _, calibrated_logits, predictions = infer(x, config)
-        return x, labels, HEADS[config.network].loss(calibrated_logits, labels), predictions
+        loss = HEADS[config.network].loss(calibrated_logits, labels, config.min_length)
+        return x, labels, loss, predictions
 
 
 # ---------------------------------------------------------------------- our network
@@ -165,8 +166,10 @@ def build_inference_graph(
 def ctc_network(x: Any, config: Config, training: Training | None = None) -> Any:
     """Logits of each time step: uint8 [B, H, W] to float32 [T, B, K + 1]."""
     h = standardize(x)  # [B, H, W, 1]
-    for layer, (channels, stride) in enumerate(zip(CHANNELS, STRIDES, strict=True), 1):
-        h = conv_layer(h, channels, stride, layer, training)  # [B, H/2, W/2, C], [B, H/8, W/4, C], ...
+    for layer, (times, stride) in enumerate(zip(CHANNELS, STRIDES, strict=True), 1):
+        h = conv_layer(
+            h, times * config.channels, stride, layer, training
+        )  # [B, H/2, W/2, C], [B, H/8, W/4, C], ...
     return ctc_head(h, len(config.alphabet) + 1)  # ... [B, H/16, T, C]
 
 
@@ -235,38 +238,15 @@ def ctc_head(h: Any, classes: int) -> Any:
         return h + tf.get_variable("bias", [classes], initializer=tf.zeros_initializer())
 
 
-# ---------------------------------------------------------------------- what differs between the two
-
-
-class Head(NamedTuple):
-    """What the training loop needs of a network."""
-
-    network: Callable[[Any, Config, Training | None], Any]  # images to logits
-    loss: Callable[[Any, Any], Any]  # logits and labels to float32 [B]
-    decode: Callable[[Any, int], Predictions]  # logits and L to what they say
-    label_prob: Callable[[Any, Any], Any]  # logits and labels to float32 [B]
-    loss_is_log_prob: bool  # whether the loss is -log p(label) / L
-    muon: bool  # whether Muon trains the convolutions; Adam trains everything else
-    ema_decay: float  # of the averaged weights
-
-
 HEADS = {
     "ctc": Head(
         ctc_network,
         ctc.ctc_loss,
-        lambda logits, length: ctc.decode(tf.nn.log_softmax(logits), length),
-        lambda logits, labels: ctc.label_prob(tf.nn.log_softmax(logits), labels),
+        lambda logits, *lengths: ctc.decode(tf.nn.log_softmax(logits), *lengths),
+        lambda logits, *labels: ctc.label_prob(tf.nn.log_softmax(logits), *labels),
         loss_is_log_prob=True,
         muon=True,
         ema_decay=EMA_DECAY,
     ),
-    "classic": Head(
-        lambda x, config, training: classic.network(x, config, lambda h, layer: dropout(h, training, layer)),
-        classic.sigmoid_loss,
-        classic.decode,
-        classic.label_prob,
-        loss_is_log_prob=False,
-        muon=False,
-        ema_decay=0.0,
-    ),
+    "classic": classic.head(dropout),
 }

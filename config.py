@@ -7,19 +7,20 @@ The letters used for shapes, here and in every other file:
 
     B images in a batch   H height and W width of an image, in pixels   C channels
     T time steps: the columns of the last feature map, read from left to right
-    K characters in the alphabet (class K is CTC's blank)   L characters in a captcha
+    K characters in the alphabet (class K is CTC's blank)   L characters in a captcha, or the most of them
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 DOWNSAMPLING = (16, 8)  # rows and columns of an image for one of the last feature map
-SEPARATORS = r'_./\:*?"<>|'  # they end a label, or cannot stand in a file name everywhere
+SEPARATORS = r'_./\:*?"<>|('  # they end a label, or cannot stand in a file name everywhere
 NETWORKS = ("ctc", "classic")
 
 
@@ -40,6 +41,11 @@ def escape_unprintable(text: object) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
+def lower_case(text: str) -> str:
+    """The text in small letters, without those that are written as two characters."""
+    return "".join(c.lower() if len(c.lower()) == 1 else c for c in text)
+
+
 def setting(default: Any, help: str, allowed: Any = None, old_name: str = "") -> Any:
     """A field of Config.
 
@@ -55,10 +61,7 @@ def setting(default: Any, help: str, allowed: Any = None, old_name: str = "") ->
 class Config:
     """All settings. `Config.width` is the default; `Config(width=200).width` is 200.
 
-    `Config.classic()` has the published settings. Where a default differs from the published
-    value, the comment says why: whole captchas read right, of 10,000 test images, after 4,000
-    steps on 100 training images, one run each of version 1; 97.89% with the defaults. The command is
-    `driver.py --epoch 1000 --patience 4000 --generate-num 100 500 10000` and one flag.
+    `Config.classic()` has the published settings; docs/how-it-works.md says why the defaults differ.
 
     Raises:
         ConfigError: a value that cannot be used; names the field and what is allowed.
@@ -66,47 +69,39 @@ class Config:
 
     width: int = setting(160, "width of a captcha image, in pixels", (8, 4096))
     height: int = setting(60, "height of a captcha image, in pixels", (8, 4096))
-    char_num: int = setting(4, "characters in a captcha", (1, 64))
+    char_num: int | str = setting(4, "characters in a captcha, or the fewest and the most of them: 4-6")
     characters: Iterable[Any] = setting(range(10), "the alphabet, as one word: 0123456789")
     train_folder: str = setting("train", "folder of the training images")
     validation_folder: str = setting("validation", "folder of the images that choose the best weights")
     test_folder: str = setting("test", "folder of the images that are read once, at the end")
     tensorboard_folder: str = setting("tensorboard", "folder of the TensorBoard event files")
     checkpoint_folder: str = setting("checkpoints", "folder of the checkpoints: weights, settings, progress")
+    images: str = setting("", "folder of your own labelled images, which are split into the three sets")
+    labels: str = setting("", "file that names the label of each image in --images")
+    ignore_case: bool = setting(False, "take capital letters in labels as small ones")
+    stretch: float = setting(
+        1.0, "how much wider images in --images are made, beside their height", "[0.1, 10]"
+    )
     generate_num: tuple[int, int, int] = setting(
         (5000, 500, 500), "images to draw for training, validation and test", (1, 10**8)
     )
     network: str = setting("ctc", "ctc: three convolutions and CTC; classic: the published network")
-    # alpha: classic 0.001, with which 97.77% were read; on 5,000 training images, after 10 epochs
-    # without noise, 99.69% where 0.004 read 99.78%.
+    channels: int = setting(16, "feature maps of the first convolution of network ctc", (1, 512))
+    start_from: str = setting("auto", "initial weights: a checkpoint folder, none, or auto: for --images")
     alpha: float = setting(4e-3, "learning rate", "(0, 1]")
-    # Epoch: classic 100, which stops after 3,200 steps on 1,000 images, while they still improve.
     Epoch: int = setting(10000, "largest number of passes over the training images", (1, 10**9))
-    # batch_size: classic 64, with which a step takes twice as long.
     batch_size: int = setting(32, "training images in a step", (1, 10**6))
-    # keep_prob: classic 0.5, which read 98.21%, but on those 5,000 images 99.77% where 0.9 read 99.78%.
     keep_prob: float = setting(0.9, "share that dropout keeps, after each convolution", "(0, 1]")
-    # shift, scale, shear: classic none, with which 95.57% were read. They start at half of the
-    # value and reach it in the hundredth epoch.
+    # The augmentation starts at half of these three values and reaches them in the hundredth epoch.
     shift: float = setting(0.06, "augmentation: largest shift, as a share of width and height", "[0, 1)")
     scale: float = setting(0.15, "augmentation: largest change of size, as a share", "[0, 1)")
     shear: float = setting(0.3, "augmentation: largest slant, in pixels to the side per row", "[0, 1)")
-    # squeeze: classic none, with which 97.39% were read.
-    squeeze: float = setting(
-        0.3, "augmentation: how far characters move together, as a share of their width", "[0, 1)", "overlap"
-    )
-    # noise: classic none, with which 96.75% were read.
-    noise: float = setting(
-        0.5, "augmentation: share of the images that get an arc and dots", "[0, 1]", "clutter"
-    )
+    squeeze: float = setting(0.3, "augmentation: how far characters move together", "[0, 1)", "overlap")
+    noise: float = setting(0.5, "augmentation: share of images that get noise", "[0, 1]", "clutter")
     print_per_batch: int = setting(20, "steps from one printed line to the next", (1, 10**9))
-    save_per_batch: int = setting(
-        20, "steps from one point of the TensorBoard curves to the next", (1, 10**9)
-    )
+    save_per_batch: int = setting(20, "steps from one point of TensorBoard's curves to the next", (1, 10**9))
     checkpoint_per_batch: int = setting(100, "steps from one checkpoint to the next", (1, 10**9))
-    patience: int = setting(
-        1000, "steps without a better validation result before early stopping", (1, 10**9)
-    )
+    patience: int = setting(1000, "stagnant steps before early stopping", (1, 10**9))
     seed: int = setting(0, "seed of all random numbers: images, weights, order, dropout", (0, 2**31 - 1))
 
     @classmethod
@@ -117,13 +112,16 @@ class Config:
     def __post_init__(self) -> None:
         for f in fields(self):
             value, allowed = getattr(self, f.name), f.metadata["allowed"]
+            if f.name in ("images", "labels", "start_from", "ignore_case"):
+                self._check_type(f.name, value, type(f.default))
             if isinstance(allowed, str):
-                self._check_share(f.name, value, allowed)
+                self._check_number(f.name, value, allowed)
             elif allowed and f.name != "generate_num":
                 self._check_integer(f.name, value, *allowed)
         self._check_counts()
         self._check_alphabet()
         self._check_folders()
+        self._check_lengths()
         self._check_network()
 
     # ------------------------------------------------------------------ derived sizes
@@ -132,6 +130,16 @@ class Config:
     def alphabet(self) -> str:
         """The K characters; the index of a character is its class."""
         return str(self.characters)
+
+    @property
+    def min_length(self) -> int:
+        """The fewest characters of a captcha."""
+        return int(str(self.char_num).split("-")[0])
+
+    @property
+    def max_length(self) -> int:
+        """L, the most characters of a captcha."""
+        return int(str(self.char_num).split("-")[-1])
 
     @property
     def time_steps(self) -> int:
@@ -165,17 +173,25 @@ class Config:
         object.__setattr__(self, name, value)  # a frozen dataclass has no other way
 
     @staticmethod
+    def _check_type(name: str, value: Any, kind: type) -> None:
+        if not isinstance(value, kind):
+            raise ConfigError(f"{name} must be {'text' if kind is str else 'True or False'}, not {value!r}")
+
+    @staticmethod
     def _check_integer(name: str, value: Any, low: int, high: int) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
             raise ConfigError(f"{name} must be a whole number from {low} to {high}, not {value!r}")
 
-    def _check_share(self, name: str, value: Any, allowed: str) -> None:
+    def _check_number(self, name: str, value: Any, allowed: str) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        zero, one = allowed.startswith("["), allowed.endswith("]")
-        if not (is_number and (0 < value < 1 or (zero and value == 0) or (one and value == 1))):
-            low = "from 0 (included)" if zero else "above 0"
-            high = "to 1 (included)" if one else "to below 1"
-            raise ConfigError(f"{name} must be a number {low} {high}, not {value!r}")
+        low, high = map(float, allowed[1:-1].split(","))
+        with_low, with_high = allowed.startswith("["), allowed.endswith("]")
+        if not (
+            is_number and (low < value < high or (with_low and value == low) or (with_high and value == high))
+        ):
+            least = f"from {low:g} (included)" if with_low else f"above {low:g}"
+            most = f"to {high:g} (included)" if with_high else f"to below {high:g}"
+            raise ConfigError(f"{name} must be a number {least} {most}, not {value!r}")
         self._set(name, float(value))
 
     def _check_counts(self) -> None:
@@ -192,9 +208,11 @@ class Config:
         if not isinstance(self.characters, Iterable):
             raise ConfigError(f"characters must be an alphabet such as 0123456789, not {self.characters!r}")
         alphabet = [str(character) for character in self.characters]
+        if self.ignore_case:
+            alphabet = list(dict.fromkeys(map(lower_case, alphabet)))
         for character in alphabet:
             usable = len(character) == 1 and character.isprintable() and not character.isspace()
-            if not usable or character in SEPARATORS:
+            if not usable or (character in SEPARATORS and not self.images):
                 raise ConfigError(
                     "characters must be single printable characters, none of them a space or one of "
                     f"{SEPARATORS} (labels are file names), not {character!r}"
@@ -215,13 +233,25 @@ class Config:
             if other != name:
                 raise ConfigError(f"{name} and {other} must be different folders, both are {value!r}")
 
+    def _check_lengths(self) -> None:
+        value = self.char_num
+        text = "-".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+        found = re.fullmatch("([0-9]{1,2})(-[0-9]{1,2})?", text)
+        low, high = (int(found[1]), int((found[2] or found[1]).strip("-"))) if found else (0, 0)
+        if not 1 <= low <= high <= 64:
+            expected = "a whole number from 1 to 64, or a range such as 4-6"
+            raise ConfigError(f"char_num must be {expected}, not {value!r}")
+        self._set("char_num", low if low == high else f"{low}-{high}")
+
     def _check_network(self) -> None:
         if self.network not in NETWORKS:
             raise ConfigError(f"network must be one of {', '.join(NETWORKS)}, not {self.network!r}")
-        needed = 2 * self.char_num - 1
+        if self.network == "classic" and isinstance(self.char_num, str):
+            raise ConfigError(f"char_num must be one number for network classic, not {self.char_num!r}")
+        needed = 2 * self.max_length - 1
         if self.network == "ctc" and self.time_steps < needed:
             raise ConfigError(
-                f"width must leave a time step for each of {self.char_num} characters and one between two "
+                f"width must leave a time step for each of {self.max_length} characters and one between two "
                 f"equal ones, {needed} in all; {self.width} px make {self.time_steps}: "
                 f"use a width of at least {DOWNSAMPLING[1] * (needed - 1) + 1}"
             )

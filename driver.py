@@ -3,35 +3,38 @@
 Draws the captchas that are missing, loads them, trains until the validation result stops getting
 better, keeps the best weights, and reads the test set once with them.
 
-TensorFlow is imported inside functions: `--help` or a wrong flag need not wait for it.
+TensorFlow is imported inside functions, so that `--help` need not wait for it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from captcha_cnn import batches, checkpoint, progress, tf_runtime
+from captcha_cnn import batches, checkpoint, plateau, progress, tf_runtime
 from captcha_cnn.augment import augment
 from captcha_cnn.cli import given_settings, make_parser, next_command, run_main
 from captcha_cnn.dataset import Dataset, dataset_hash
-from captcha_cnn.files import folder_lock
+from captcha_cnn.initial_weights import (
+    InitialWeights,
+    find_initial_weights,
+    load_initial_weights,
+    own_image_settings,
+)
 from captcha_cnn.metrics import EvalResult, Metrics
+from captcha_cnn.own_images import check_given, check_outside, describe, find_images
+from captcha_cnn.own_sets import load_split, reload_sets
 from captcha_cnn.parallel import prefetch
-from captcha_cnn.summaries import SummaryWriter, check_events_folder, clear_events, summary_images
+from captcha_cnn.run_folders import reserve_folders
+from captcha_cnn.summaries import SummaryWriter, check_events_folder, summary_images
 from config import CaptchaError, Config, escape_unprintable
 from generate_captcha import Generate, ReadData
-
-WARNING_STEP = 500  # every run measured had left chance level by step 300, most by step 100
-
-
-# ---------------------------------------------------------------------- batches
 
 
 def next_batch(
@@ -50,14 +53,6 @@ def next_batch(
         yield augment(data.images[chosen], config, random, epoch), data.labels[chosen]
 
 
-def batches_from(step: int, data: Dataset, config: Config) -> Iterator[tuple[int, np.ndarray, np.ndarray]]:
-    """Epoch and batch of each step from that one on, to the end of the last epoch."""
-    first_epoch, first = divmod(step, batches.steps_per_epoch(len(data.images), config.batch_size))
-    for epoch in range(first_epoch, config.Epoch):
-        for x, y in next_batch(data, config, epoch, first if epoch == first_epoch else 0):
-            yield epoch, x, y
-
-
 def feed_data(model: Any, x: np.ndarray, y: np.ndarray, keep_prob: float = 1.0) -> dict[Any, Any]:
     """The feed_dict for a batch."""
     return {model.x: x, model.y: y, model.keep_prob: keep_prob}
@@ -65,15 +60,12 @@ def feed_data(model: Any, x: np.ndarray, y: np.ndarray, keep_prob: float = 1.0) 
 
 def evaluate(session: Any, model: Any, data: Dataset) -> EvalResult:
     """Read all images, without dropout and with the averaged weights."""
-    fetches = [model.loss, model.likelihood, model.predictions.chars, model.correct]
+    fetches = [model.loss, model.likelihood, model.predictions.chars, model.labels]
     parts = [
         session.run(fetches, feed_data(model, data.images[part], data.labels[part]))
         for part in tf_runtime.batch_slices(len(data.images))
     ]
     return EvalResult(*(np.concatenate(each) for each in zip(*parts, strict=True)))
-
-
-# ---------------------------------------------------------------------- training
 
 
 class Trainer:
@@ -82,11 +74,10 @@ class Trainer:
     def __init__(self, config: Config, state: checkpoint.TrainState, stop: tf_runtime.GracefulStop) -> None:
         self.config, self.state, self.stop = config, state, stop
 
-    def build(self, saved: checkpoint.CheckpointData | None) -> None:
+    def build(self, start: checkpoint.CheckpointData | InitialWeights | None) -> None:
         """Add the model and what saves it to the default graph.
 
-        Args:
-            saved: the checkpoint to resume.
+        `start` is the checkpoint to resume, or weights to begin with.
         """
         tf = tf_runtime.load_tensorflow()
         from cnn_model import CNN
@@ -94,9 +85,11 @@ class Trainer:
         self.model = CNN.build(self.config)
         self.checkpoint = checkpoint.Checkpoint(self.config, self.model.weights, self.model.inference_weights)
         self.initialize = tf.global_variables_initializer()
-        self.saved_path = saved.path if saved else ""
-        if saved and (others := saved.variables ^ {v.op.name for v in tf.global_variables()}):
-            raise checkpoint.resume_version_error(min(others))
+        self.initial, self.saved_path = start if isinstance(start, InitialWeights) else None, ""
+        if isinstance(start, checkpoint.CheckpointData):
+            self.saved_path = start.path
+            if others := start.variables ^ {v.op.name for v in tf.global_variables()}:
+                raise checkpoint.resume_version_error(min(others))
 
     def fit(self, train: Dataset, validation: Dataset) -> None:
         """Train until early stopping or the last epoch, from `state` on, and keep the best weights.
@@ -113,6 +106,8 @@ class Trainer:
             if self.saved_path:
                 self.checkpoint.restore(self.session, self.saved_path)
                 progress.log(f"Resuming after step {state.step}")
+            elif self.initial:
+                load_initial_weights(self.session, self.model.weights, self.initial, config)
             writer = SummaryWriter(config.tensorboard_folder, self.session, state.last_eval_step + 1)
             with contextlib.closing(writer) as self.writer:
                 self.train(train, validation)
@@ -132,7 +127,7 @@ class Trainer:
             if not self.state.finished:
                 with self.stop.interruptible():
                     fit_temperature(session, self.model, *validation)
-                self.checkpoint.keep_best(session)  # with its temperature
+                self.checkpoint.keep_calibrated(session)
                 self.checkpoint.use_best(session)
                 self.state.finished = True
                 self.checkpoint.save(session, asdict(self.state))
@@ -142,16 +137,17 @@ class Trainer:
     def train(self, train: Dataset, validation: Dataset) -> None:
         """The training loop: validate, save, train a step, until it ends or is interrupted."""
         state, config = self.state, self.config
+        label2vec = ReadData(config).label2vec
         self.clock = progress.TrainingClock(state.seconds, state.training_seconds)
         self.saved_step = state.step if state.last_eval_step >= 0 else -1
         self.validation, self.with_copies = validation, batches.add_augmented_copies(validation, config)
-        prepared = prefetch(batches_from(state.step, train, config))
         try:
-            with (
-                contextlib.closing(prepared),
-                tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True) as self.bar,
-            ):
-                self.run_steps(prepared, train)
+            with tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True) as self.bar:
+                done = False
+                while not done:
+                    coming = plateau.scheduled_batches(state, train, config, next_batch, label2vec)
+                    with contextlib.closing(prefetch(coming)) as prepared:
+                        done = self.run_steps(prepared, train)
         except tf_runtime.TrainingInterrupted:
             self.save_once()
             raise
@@ -160,14 +156,18 @@ class Trainer:
         state.trained = state.best is not None
         self.save()
 
-    def run_steps(self, prepared: Iterator[tuple[int, np.ndarray, np.ndarray]], train: Dataset) -> None:
-        """Go through the batches until there is a reason to stop."""
+    def run_steps(self, prepared: Iterator[batches.Batch], train: Dataset) -> bool:
+        """Go through the batches until there is a reason to stop; False where other batches are to come."""
         state, config = self.state, self.config
         for epoch, x, y in prepared:
             self.validate_if_due(epoch, x, y)
+            if plateau.needs_help(state, config):
+                state.drawn_from = state.step
+                progress.log(plateau.HELP_LINE)
+                return False
             if self.should_stop():
                 progress.log(f"No improvement for over {config.patience} steps, auto-stopping....")
-                return
+                return True
             if progress.is_due(state.step, config.checkpoint_per_batch):
                 self.save_once()
             self.stop.check()
@@ -176,9 +176,10 @@ class Trainer:
                     f"The training loss is not finite at step {state.step}: training stops, the best "
                     f"weights, of step {state.best_step}, are kept. Try a smaller --alpha."
                 )
-                return
-        (_, x, y), *_ = batches_from(state.step - 1, train, config)
+                return True
+        _, x, y = next(batches.batches_from(state.step - 1, train, config, next_batch))
         self.validate(x, y, printed=True, on_curves=True)
+        return True
 
     def train_step(self, x: np.ndarray, y: np.ndarray) -> float:
         """One step on a batch; its loss."""
@@ -205,7 +206,7 @@ class Trainer:
             state.epoch = epoch
             progress.log(f"Epoch : {epoch + 1}")
         metrics = self.validate(x, y, printed, on_curves)
-        if state.step >= WARNING_STEP and not state.warned and progress.at_chance_level(metrics, config):
+        if not state.warned and plateau.warning_is_due(state, metrics, config):
             progress.log(progress.chance_level_warning(metrics, config))
             state.warned = True
 
@@ -224,25 +225,19 @@ class Trainer:
                 self.checkpoint.keep_best(self.session)
             state.last_eval_step = state.step
             if on_curves:
-                self.write_summaries(batch, metrics, result)
+                others = {"learning_rate": self.config.alpha} | self.clock.as_scalars()
+                self.writer.add_metrics(state.step, batch, metrics, others)
+            if on_curves and progress.is_due(state.step, self.config.checkpoint_per_batch):
+                self.writer.add_images(state.step, summary_images(result, *self.validation, self.config))
             if printed:
                 progress.log(progress.status_line(state.step, batch, metrics, improved))
         return metrics
 
-    def write_summaries(self, batch: Metrics, metrics: Metrics, result: EvalResult) -> None:
-        """A point of each curve, and now and then the images beside them."""
-        step, config = self.state.step, self.config
-        scalars = {"learning_rate": config.alpha} | self.clock.as_scalars()
-        self.writer.add_scalars(step, batch.as_scalars() | scalars, metrics.as_scalars())
-        if progress.is_due(step, config.checkpoint_per_batch):
-            self.writer.add_images(step, summary_images(result, *self.validation, config))
-
     def should_stop(self) -> bool:
         """Early stopping: whether the validation of this step is `patience` steps after the best."""
         state, config = self.state, self.config
-        if config.network == "classic" and state.best and progress.at_chance_level(state.best, config):
-            return False  # it takes more than 1,000 steps to leave chance level; Epoch ends it otherwise
-        return state.last_eval_step == state.step and state.step - state.best_step >= config.patience
+        stagnant = state.last_eval_step == state.step and state.step - state.best_step >= config.patience
+        return stagnant and plateau.patience_counts(state, config)
 
     def save(self) -> None:
         """Save the whole run."""
@@ -263,36 +258,58 @@ def run_model(
     train: Dataset,
     validation: Dataset,
     test: Dataset,
-    saved: checkpoint.CheckpointData | None = None,
+    start: checkpoint.CheckpointData | InitialWeights | None = None,
+    split: dict[str, Any] | None = None,
 ) -> tuple[checkpoint.TrainState, Metrics]:
     """Train, keep the best weights, and read the test set once with them.
 
     Args:
-        saved: the checkpoint to resume.
+        start: the checkpoint to resume, or weights to begin with.
+        split: which of the user's own images is in which set, to be recorded.
     Raises:
         CaptchaError: a folder that cannot be used, images other than those of the run to resume, or
             no weights worth keeping.
         TrainingInterrupted: by Ctrl-C or SIGTERM; everything is saved.
     """
     tf = tf_runtime.load_tensorflow()
+    saved = start if isinstance(start, checkpoint.CheckpointData) else None
     state = checkpoint.initial_state(dataset_hash(train, validation), config, saved)
     check_events_folder(config.tensorboard_folder)
     with contextlib.ExitStack() as stack:
-        for name in ("checkpoint", "tensorboard"):
-            stack.enter_context(folder_lock(getattr(config, f"{name}_folder"), f"--{name}-folder"))
-        checkpoint.remove_stale_files(config.checkpoint_folder)
-        if not saved:
-            clear_events(config.tensorboard_folder)
-            if archived := checkpoint.archive_previous_run(config.checkpoint_folder):
-                progress.log(f"The earlier run is kept in {escape_unprintable(archived)}")
+        stack.enter_context(reserve_folders(config, saved is not None, split))
         stop = stack.enter_context(tf_runtime.GracefulStop())
         stack.enter_context(tf.Graph().as_default())
         trainer = Trainer(config, state, stop)
-        trainer.build(saved)
+        trainer.build(start)
         with tf_runtime.one_line_errors(config.checkpoint_folder):
             if not state.trained:
                 trainer.fit(train, validation)
             return state, trainer.finish(validation, test)
+
+
+def load_sets(
+    config: Config, given: Collection[str], saved: checkpoint.CheckpointData | None = None
+) -> tuple[Config, list[Dataset], Any, Any]:
+    """The three sets, and what the Config becomes with what is found from the user's own images.
+
+    Args:
+        given: names of the settings that the user names.
+        saved: the run to resume.
+    Returns:
+        the Config; training, validation and test set; which own image is in which; initial weights.
+    """
+    if saved and config.images:
+        return config, reload_sets(config, ReadData(config)), None, None
+    check_given(config, () if saved else given)
+    initial = None if saved else find_initial_weights(config)
+    if not config.images:
+        Generate(config).gen_captcha(keep=True)
+        return config, [ReadData(config).load_set(folder) for _, folder, _ in config.sets], None, initial
+    for name in ("checkpoint", "tensorboard"):
+        check_outside(getattr(config, f"{name}_folder"), config, f"--{name}-folder")
+    own = find_images(own_image_settings(config, initial, given), given)
+    progress.log(describe(own))
+    return own.config, *load_split(own, given, ReadData(own.config)), initial
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -309,13 +326,10 @@ def main(arguments: Sequence[str]) -> int:
         config = checkpoint.settings_to_resume(saved.config, config, given)
     elif resume:
         progress.log(f"Nothing to resume in {escape_unprintable(config.checkpoint_folder)}: a new run begins")
-    Generate(config).gen_captcha(keep=True)
-    reader = ReadData(config)
-    train, validation, test = (Dataset(*reader.load_data(folder)[:2]) for _, folder, _ in config.sets)
-    sizes = [len(data.images) for data in (train, validation, test)]
-    progress.log("Images for train :{}, for validation : {}, for test : {}".format(*sizes))
+    config, (train, validation, test), split, initial = load_sets(config, given, saved)
+    progress.log(progress.sizes_line(train, validation, test))
     try:
-        state, result = run_model(config, train, validation, test, saved)
+        state, result = run_model(config, train, validation, test, saved or initial, split)
     except tf_runtime.TrainingInterrupted as interrupted:
         progress.log(f"Stopped; everything is saved. Go on: {next_command('driver.py', config, '--resume')}")
         return interrupted.status

@@ -29,7 +29,7 @@ def add_graph(saved: CheckpointData, strings: bool) -> tuple[dict[str, Any], dic
     """Add the inference network to the default graph; its input and its outputs, by name.
 
     Args:
-        strings: the texts are string [B]; otherwise code points, int32 [B, L].
+        strings: the texts are string [B]; otherwise code points, int32 [B, L], 0 past the end.
     """
     tf = load_tensorflow()
     from captcha_cnn.ctc import to_text

@@ -7,26 +7,17 @@ Importing this module does nothing, and it needs no TensorFlow.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 
-from captcha_cnn.cli import parse, run_main
-from captcha_cnn.dataset import (
-    MANIFEST,
-    SetState,
-    list_image_files,
-    load_folder,
-    load_image,
-    read_manifest,
-    set_state,
-)
-from captcha_cnn.drawing import check_drawable, draw_files, image_filename, random_label
-from captcha_cnn.files import folder_lock, write_json
-from captcha_cnn.parallel import parallel_map
+from captcha_cnn.check_page import add_check_flags, check_images
+from captcha_cnn.cli import given_settings, make_parser, run_main
+from captcha_cnn.dataset import Dataset, check_own_images, load_folder, load_image, set_state
+from captcha_cnn.drawing import check_drawable, draw_set
+from captcha_cnn.files import folder_lock
+from captcha_cnn.labels import image_order
 from config import CaptchaError, Config, escape_unprintable
 
 
@@ -64,45 +55,16 @@ class Generate:
         missing = [state for state in states if state.to_draw]
         if not missing:
             return
-        self._check_own_images(missing[0].folder)
+        check_own_images(self.config, missing[0].folder)
         check_drawable(self.config)
         with contextlib.ExitStack() as stack:
             for state in missing:
                 flag = f"--{state.name}-folder"
                 stack.enter_context(folder_lock(state.folder, flag, "draws captchas", hidden=True))
-            for state in missing:
-                count = state.manifest["count"]
-                if set_state(
-                    self.config, state.name, state.folder, count, keep
-                ).to_draw:  # still, now it is locked
-                    self._draw_set(state)
-
-    def _check_own_images(self, missing: str) -> None:
-        for _, folder, _ in self.config.sets:
-            if read_manifest(folder) is None and list_image_files(folder):
-                missing, own = escape_unprintable(missing), escape_unprintable(folder)
-                raise CaptchaError(
-                    f"{missing} must hold images of yours, as {own} does, since drawn captchas would train "
-                    "or test for something else: put some there"
-                )
-
-    def _draw_set(self, state: SetState) -> None:
-        name, folder, manifest = state.name, state.folder, state.manifest
-        existing = set(os.listdir(folder))
-        files = [image_filename(random_label(self.config, name, i)[0], i) for i in range(manifest["count"])]
-        indices = [i for i, file in enumerate(files) if file not in existing]
-        write_json(Path(folder, MANIFEST), manifest | {"complete": False})
-        work = functools.partial(draw_files, self.config, name, folder)
-        try:
-            for _ in parallel_map(work, indices, f"Drawing {name}"):
-                pass
-        except OSError as error:
-            raise CaptchaError(
-                f"{escape_unprintable(folder)} could not be drawn to the end ({error.strerror or error}): "
-                "the images drawn so far are kept, and the next run goes on from there"
-            ) from error
-        write_json(Path(folder, MANIFEST), manifest | {"complete": True})
-        print(f"{escape_unprintable(folder)}: {manifest['count']} captchas drawn", flush=True)
+            for name, folder, manifest, *_ in missing:
+                state = set_state(self.config, name, folder, manifest["count"], keep)
+                if state.to_draw:  # still, now it is locked
+                    draw_set(self.config, state)
 
 
 class ReadData:
@@ -121,22 +83,28 @@ class ReadData:
 
     def label2vec(self, label: str) -> np.ndarray:
         """The one-hot vector of a label, float32 [L * K]: '1327' has ones at 1, 13, 22 and 37."""
-        length, alphabet = self.config.char_num, self.config.alphabet
-        if len(label) != length or not set(label) <= set(alphabet):
-            raise CaptchaError(f"a label must be {length} characters of {alphabet}, not {label!r}")
+        shortest, length, alphabet = self.config.min_length, self.config.max_length, self.config.alphabet
+        if not shortest <= len(label) <= length or not set(label) <= set(alphabet):
+            lengths = str(self.config.char_num).replace("-", " to ")
+            raise CaptchaError(f"a label must be {lengths} characters of {alphabet}, not {label!r}")
+        classes = [alphabet.index(character) for character in image_order(label, alphabet)]
         vector = np.zeros((length, len(alphabet)), np.float32)
-        vector[np.arange(length), [alphabet.index(character) for character in label]] = 1
+        vector[np.arange(len(label)), classes] = 1
         return vector.reshape(-1)
 
     def vec2label(self, vector: np.ndarray) -> str:
-        """The label of a one-hot vector, or of one score per character, [L * K]: the best of each place."""
-        length, alphabet = self.config.char_num, self.config.alphabet
+        """The label of a one-hot vector, or of one score per character, [L * K]: the best of each place.
+
+        Where lengths differ, it ends at the first place in which no score is above 0.
+        """
+        shortest, length, alphabet = self.config.min_length, self.config.max_length, self.config.alphabet
         if np.size(vector) != length * len(alphabet):
             raise CaptchaError(
                 f"a label's vector must have {length * len(alphabet)} values, not {np.size(vector)}"
             )
-        classes = np.reshape(vector, (length, len(alphabet))).argmax(axis=1)
-        return "".join(alphabet[i] for i in classes)
+        scores = np.reshape(vector, (length, len(alphabet)))
+        end = next((i for i in range(shortest, length) if scores[i].max() <= 0), length)
+        return image_order("".join(alphabet[i] for i in scores[:end].argmax(axis=1)), alphabet)
 
     def load_data(self, folder: str) -> tuple[np.ndarray, np.ndarray, int]:
         """All images of a folder, in the order of their file names.
@@ -149,10 +117,18 @@ class ReadData:
         images, labels, _ = load_folder(folder, self.config)
         return images, np.stack([self.label2vec(label) for label in labels]), len(labels)
 
+    def load_set(self, folder: str) -> Dataset:
+        """The same images and label vectors, without their number."""
+        return Dataset(*self.load_data(folder)[:2])
+
 
 def main(arguments: Sequence[str]) -> int:
-    """Draw the three sets."""
-    Generate(parse(arguments, "Draw the training, validation and test captchas.")).gen_captcha()
+    """Draw the three sets, or look at images of the user's own."""
+    parser = make_parser("Draw the training, validation and test captchas, or check images of your own.")
+    add_check_flags(parser)
+    given = given_settings(vars(parser.parse_args(arguments)))
+    if not check_images(given.pop("check"), given.pop("page"), given):
+        Generate(Config(**given)).gen_captcha()
     return 0
 
 

@@ -1,7 +1,7 @@
 """Read captchas with a trained model: `python predict.py captcha.png more/`.
 
 Prints a line per image: path, text and confidence (the probability of the text among all texts of
-its length), separated by tabs. `--labelled FOLDER` reads a folder whose file names hold the labels,
+the lengths allowed), separated by tabs. `--labelled FOLDER` reads a folder whose file names hold the labels,
 and says how well.
 """
 
@@ -19,22 +19,24 @@ import numpy as np
 from tqdm import tqdm
 
 from captcha_cnn.cli import OneLineErrorParser, parse_number, run_main
-from captcha_cnn.dataset import list_image_files, load_folder
+from captcha_cnn.dataset import labels_in_folder, list_image_files, load_images
 from captcha_cnn.exported_model import SUFFIXES, PredictFn, load_exported
-from captcha_cnn.images import MAX_FILE_SIZE, ImageError, ImageSource, decode_image
+from captcha_cnn.images import MAX_FILE_SIZE, ImageError, ImageSource, image_for
+from captcha_cnn.labels import BadFile, image_order
 from captcha_cnn.metrics import evaluate_predictions
+from captcha_cnn.own_sets import read_split
 from captcha_cnn.report import MAX_ON_PAGE, text_report, write_html_report
 from captcha_cnn.tf_runtime import batch_slices, load_tensorflow, session_config, suppress_stderr
 from config import CaptchaError, Config, escape_unprintable
 
 
 class Prediction(NamedTuple):
-    """What an image says. Every probability is one among all texts of that length."""
+    """What an image says. Every probability is one among all texts of the lengths allowed."""
 
     text: str
     confidence: float  # probability of the text
     char_probs: list[float]  # probability of each character
-    runner_up: str  # the most probable text with one other character
+    runner_up: str  # the most probable text with one other character, or of another length
     runner_up_confidence: float
 
 
@@ -43,7 +45,7 @@ class LoadedModel(NamedTuple):
 
     config: Config
     predict: PredictFn  # as captcha_cnn.exported_model.load_exported() explains it
-    loss: Callable[[np.ndarray, np.ndarray], np.ndarray] | None  # of images and classes, int32 [B, L]
+    loss: Callable[[np.ndarray, np.ndarray], np.ndarray] | None  # of images and classes, int [B, L]
 
 
 class Predictor:
@@ -88,17 +90,17 @@ class Predictor:
             images: a path, the bytes of a file, a PIL image, an array (uint8 [H, W], [H, W, 3] or
                 [H, W, 4]), or a list or tuple of such.
         Raises:
-            ImageError: not an image of the model's size; says which of a list.
+            ImageError: not an image, or not one that the model takes: one of its size, unless it was
+                trained with --images; says which of a list.
         """
-        size = self.config.width, self.config.height
         if not isinstance(images, list | tuple):
-            return self.read_arrays(decode_image(images, size)[None])[0]
+            return self.read_arrays(image_for(images, self.config)[None])[0]
         predictions = []
         for part in batch_slices(len(images)):
             arrays = []
             for i, image in enumerate(images[part], part.start):
                 try:
-                    arrays.append(decode_image(image, size))
+                    arrays.append(image_for(image, self.config))
                 except ImageError as error:
                     raise ImageError(error.category, f"image {i} of the list: {error}") from None
             predictions += self.read_arrays(np.stack(arrays))
@@ -110,11 +112,15 @@ class Predictor:
         predictions = []
         for part in batch_slices(len(images)):
             text, confidence, char_probs, runner_up, runner_up_confidence = predict(images[part])
+            texts, runners_up = (
+                ["".join(chr(code) for code in codes if code) for codes in each.tolist()]  # 0 past the end
+                for each in (text, runner_up)
+            )
             columns = (
-                ["".join(map(chr, codes)) for codes in text.tolist()],
+                texts,
                 confidence.tolist(),
-                char_probs.tolist(),
-                ["".join(map(chr, codes)) for codes in runner_up.tolist()],
+                [probs[: len(text)] for probs, text in zip(char_probs.tolist(), texts, strict=True)],
+                runners_up,
                 runner_up_confidence.tolist(),
             )
             predictions += [Prediction(*row) for row in zip(*columns, strict=True)]
@@ -129,7 +135,9 @@ class Predictor:
         loss_fn, alphabet = self._model.loss, self.config.alphabet
         if loss_fn is None:
             return None
-        classes = np.array([[alphabet.index(character) for character in label] for label in labels])
+        classes = np.full([len(labels), self.config.max_length], -1)  # past the end
+        for row, label in zip(classes, labels, strict=True):
+            row[: len(label)] = [alphabet.index(character) for character in image_order(label, alphabet)]
         losses = [loss_fn(images[part], classes[part]) for part in batch_slices(len(images))]
         return float(np.concatenate(losses).mean(dtype=np.float64))
 
@@ -173,23 +181,22 @@ def main(arguments: Sequence[str]) -> int:
         metavar="X",
         help="print an empty text where the confidence is less, from 0 to 1 (default: 0)",
     )
-    parser.add_argument(
-        "--labelled",
-        metavar="FOLDER",
-        help="read a folder whose file names hold the labels, and say how well",
-    )
+    text = "read a labelled folder and say how well; of a model's own --images, only the test images"
+    parser.add_argument("--labelled", metavar="FOLDER", help=text)
+    parser.add_argument("--labels", metavar="FILE", help="file that names the labels of --labelled")
     parser.add_argument("--report", metavar="FOLDER", help="also write what --labelled says as an HTML page")
     options = parser.parse_args(arguments)
     if bool(options.paths) == bool(options.labelled):
         parser.error("name images to read, or a folder with --labelled, and not both")
-    if options.report and not options.labelled:
-        parser.error("--report needs --labelled FOLDER")
+    for name in ("report", "labels"):
+        if getattr(options, name) and not options.labelled:
+            parser.error(f"--{name} needs --labelled FOLDER")
     minimum = options.min_confidence
     if not isinstance(minimum, float) or not 0 <= minimum <= 1:
         parser.error(f"--min-confidence must be a number from 0 to 1, not {minimum!r}")
     predictor = Predictor(options.model or options.checkpoint_folder)
     if options.labelled:
-        return evaluate_folder(predictor, options.labelled, options.report)
+        return evaluate_folder(predictor, options.labelled, options.report, options.labels or "")
     return read_paths(predictor, options.paths, minimum, options.json)
 
 
@@ -211,7 +218,7 @@ def read_paths(predictor: Predictor, paths: Iterable[str], min_confidence: float
             for path in all_paths[part]:
                 try:
                     source = sys.stdin.buffer.read(MAX_FILE_SIZE) if path == "-" else path
-                    images.append(decode_image(source, (config.width, config.height)))
+                    images.append(image_for(source, config))
                     names.append(path)
                 except ImageError as error:
                     tqdm.write(f"{escape_unprintable(path)}: {error}", file=sys.stderr)
@@ -247,9 +254,36 @@ def image_paths(path: str) -> list[str]:
     return [os.path.join(path, name) for name in list_image_files(path)] if os.path.isdir(path) else [path]
 
 
-def evaluate_folder(predictor: Predictor, folder: str, report_folder: str | None) -> int:
+def labels_to_evaluate(
+    predictor: Predictor, folder: str, labels_file: str
+) -> tuple[dict[str, str], list[BadFile]]:
+    """The labels of a folder, and files without one; only test images of the one that the model has learned.
+
+    Raises:
+        CaptchaError: no such folder, or one all of whose images were trained on.
+    """
+    config, shown = predictor.config, escape_unprintable(folder)
+    split = read_split(predictor.path) if config.images and os.path.isdir(predictor.path) else None
+    if not split or os.path.realpath(split.images) != os.path.realpath(folder):
+        return labels_in_folder(folder, config, labels_file)
+    names, bad = labels_in_folder(folder, config, labels_file or split.labels)
+    chosen = {name: names[name] for name in split.sets["test"] if name in names}
+    if not chosen:
+        raise CaptchaError(
+            f"{shown} must hold test images, but the model was trained on all of it: name another folder, "
+            f"such as {escape_unprintable(config.test_folder)}, with --labelled"
+        )
+    total = sum(map(len, split.sets.values()))
+    print(f"{shown}: the {len(chosen):,} test images of {total:,} are read; the others were trained on")
+    return chosen, [each for each in bad if each.name in split.sets["test"]]
+
+
+def evaluate_folder(
+    predictor: Predictor, folder: str, report_folder: str | None, labels_file: str = ""
+) -> int:
     """Read a labelled folder and print how well; also write it as a page where asked for."""
-    images, labels, names = load_folder(folder, predictor.config)
+    names_and_labels, bad = labels_to_evaluate(predictor, folder, labels_file)
+    images, labels, names = load_images(folder, names_and_labels, bad, predictor.config)
     predictions = predictor.read_arrays(images)
     report = evaluate_predictions(
         labels,
@@ -268,7 +302,7 @@ def evaluate_folder(predictor: Predictor, folder: str, report_folder: str | None
                 "make room there, or name another folder with --report"
             ) from error
         print(f"Page: {escape_unprintable(page)}")
-    return 1 if len(names) < len(list_image_files(folder)) else 0
+    return 1 if len(names) < len(names_and_labels) + len(bad) else 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
     python -m benchmarks 1000 readers       these rows alone
     python -m benchmarks --seeds 1 1000     with fewer runs
     python -m benchmarks --jobs 2 1000      with two runs at the same time
+    python -m benchmarks systems            captchas of other systems: the runs that the record lacks
     python -m benchmarks --publish          write the record into docs/ and README.md
 
 Each row is kept in benchmarks/record.json with the version, the machine and the day of its measurement.
@@ -22,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import measure, publish, runs
+from benchmarks import measure, other_systems, publish, runs
 from benchmarks.common import CHARACTERS_36
 from captcha_cnn import VERSION
 from captcha_cnn.cli import OneLineErrorParser, run_main
@@ -33,6 +34,7 @@ from config import CaptchaError
 
 RECORD = Path(__file__).with_name("record.json")
 LONG = ("--epoch", "8", "--patience", "25000")  # about ten minutes
+SEEDS = 5  # runs of each training, where --seeds does not say
 PACKAGES = ("tensorflow", "numpy", "captcha", "pillow", "torch", "ddddocr", "captcha-whisperer")
 
 
@@ -40,12 +42,13 @@ class Benchmark(NamedTuple):
     """What is measured under one name."""
 
     what: str
-    measure: Callable[[argparse.Namespace], dict[str, Any]]
+    measure: Callable[..., Any]  # (options) -> values
+    in_parts: bool = False  # (options, values of the record) -> the values so far, again and again
 
 
-def seeds(options: argparse.Namespace) -> range:
+def seeds(options: argparse.Namespace, default: int = SEEDS) -> range:
     """One for each run."""
-    return range(publish.FIRST_SEED, publish.FIRST_SEED + options.seeds)
+    return range(publish.FIRST_SEED, publish.FIRST_SEED + (options.seeds or default))
 
 
 def accuracy_benchmark(count: int, *flags: str) -> Benchmark:
@@ -67,6 +70,11 @@ BENCHMARKS = {
     "drawing": Benchmark("drawing and loading captchas", lambda options: measure.drawing()),
     "reading": Benchmark("reading captchas", lambda options: measure.reading()),
     "exported": Benchmark("files that export.py writes", lambda options: measure.exported()),
+    "systems": Benchmark(
+        "captchas of other systems, `python driver.py --images FOLDER`",
+        lambda options, earlier: other_systems.measure(options, seeds(options, other_systems.SEEDS), earlier),
+        in_parts=True,
+    ),
 }
 
 
@@ -99,32 +107,44 @@ def make_parser() -> argparse.ArgumentParser:
     parser.prog = "python -m benchmarks"
     names = ", ".join(BENCHMARKS)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {names} (default: all)")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each training (default: 5)")
     parser.add_argument(
-        "--jobs", type=int, default=1, help="runs of an accuracy row at the same time (default: 1)"
+        "--seeds", type=int, help=f"runs of each training (default: {SEEDS}; systems: {other_systems.SEEDS})"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at the same time (default: 1)")
     parser.add_argument(
         "--seconds", type=float, default=1200, help="of training for each other design (default: 1200)"
     )
     parser.add_argument("--publish", action="store_true", help="write the record into docs/ and README.md")
+    other_systems.add_flags(parser)
     return parser
 
 
 def measure_row(name: str, options: argparse.Namespace, record: dict[str, Any]) -> int:
     """Measure one row, keep it in the record, and print it; 1 where it cannot be measured."""
+    benchmark, earlier = BENCHMARKS[name], record.get(name, {})
+    print(f"{name}: {benchmark.what}", flush=True)
     begin = time.monotonic()
-    print(f"{name}: {BENCHMARKS[name].what}", flush=True)
     try:
-        values = BENCHMARKS[name].measure(options)
+        if benchmark.in_parts:
+            for values in benchmark.measure(options, earlier.get("values", {})):
+                minutes = earlier.get("minutes", 0) if earlier.get("version") == VERSION else 0
+                keep_row(name, values, minutes + (time.monotonic() - begin) / 60, record)
+        else:
+            values = benchmark.measure(options)
+            keep_row(name, values, (time.monotonic() - begin) / 60, record)
     except CaptchaError as error:  # the other rows can do without
         print(f"{name} left out: {error}", file=sys.stderr, flush=True)
         return 1
-    minutes = round((time.monotonic() - begin) / 60, 1)
-    row = {"what": BENCHMARKS[name].what, "version": VERSION, "machine": machine(), "values": values}
-    record[name] = row | {"minutes": minutes}
-    write_json(RECORD, record)
-    print("\n".join(publish.summary_lines(name, record[name])), flush=True)
+    if name in record:
+        print("\n".join(publish.summary_lines(name, record[name])), flush=True)
     return 0
+
+
+def keep_row(name: str, values: dict[str, Any], minutes: float, record: dict[str, Any]) -> None:
+    """Write a measured row into the record."""
+    row = {"what": BENCHMARKS[name].what, "version": VERSION, "machine": machine(), "values": values}
+    record[name] = row | {"minutes": round(minutes, 1)}
+    write_json(RECORD, record)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -134,8 +154,10 @@ def main(arguments: Sequence[str]) -> int:
     for name in options.rows:
         if name not in BENCHMARKS:
             parser.error(f"a row must be one of {', '.join(BENCHMARKS)}, not {name!r}")
-    if options.seeds < 1 or options.jobs < 1 or not options.seconds > 0:
+    if (options.seeds is not None and options.seeds < 1) or options.jobs < 1 or not options.seconds > 0:
         parser.error("seeds, jobs and seconds must be more than 0")
+    if not all(1 <= count <= other_systems.TRAINING_IMAGES for count in options.counts):
+        parser.error(f"counts must be from 1 to {other_systems.TRAINING_IMAGES}")
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     names = options.rows or ([] if options.publish else BENCHMARKS)
     status = max([measure_row(name, options, record) for name in names], default=0)

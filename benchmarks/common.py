@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib
 import itertools
+import statistics
 import string
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -78,7 +79,7 @@ def time_to_threshold(points: Sequence[Sequence[float]], column: int, threshold:
 
 def label_classes(labels: np.ndarray, config: Config) -> np.ndarray:
     """One-hot [N, L * K] to int64 [N, L]."""
-    classes: np.ndarray = labels.reshape(len(labels), config.char_num, len(config.alphabet)).argmax(axis=2)
+    classes: np.ndarray = labels.reshape(len(labels), config.max_length, len(config.alphabet)).argmax(axis=2)
     return classes
 
 
@@ -119,3 +120,16 @@ def load_package(name: str, requirements: str = "requirements.txt") -> Any:
             f"{name.replace('_', '-')} must be installed to be measured, but is not: pip install -r "
             f"benchmarks/{requirements}"
         ) from None
+
+
+def mean_std(values: Sequence[float], digits: int = 2) -> str:
+    """Mean and standard deviation; the value alone where there is one."""
+    mean = f"{statistics.mean(values):.{digits}f}"
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
+
+
+def table(header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    header = list(header)
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

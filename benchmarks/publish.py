@@ -5,13 +5,11 @@ All of it is made from the record. A row of another version of the program says 
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import diagram, figures
-from benchmarks.common import load_package, time_to_threshold
+from benchmarks import diagram, figures, system_tables
+from benchmarks.common import load_package, mean_std, table, time_to_threshold
 from captcha_cnn import VERSION
 from captcha_cnn.files import atomic_write
 from config import CaptchaError, Config
@@ -52,12 +50,6 @@ def publish(record: dict[str, Any]) -> None:
 
 
 # ---------------------------------------------------------------------- numbers as text
-
-
-def mean_std(values: Sequence[float], digits: int = 2) -> str:
-    """Mean and standard deviation; the value alone where there is one."""
-    mean = f"{statistics.mean(values):.{digits}f}"
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else mean
 
 
 def in_words(value: Any) -> str:
@@ -134,19 +126,14 @@ def summary_lines(name: str, row: dict[str, Any]) -> list[str]:
     values = row["values"]
     if "runs" in values:
         return [" | ".join([row["what"], *accuracy_cells(row)])]
+    if name == "systems":
+        return system_tables.summary_lines(values)
     if name == "curves":
         return [" | ".join(curve_cells(each, points)) for each, points in values.items()]
     return [f"{each}: {in_words(found)}" for each, found in values.items()]
 
 
 # ---------------------------------------------------------------------- tables
-
-
-def table(header: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    header = list(header)
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def value_table(values: dict[str, Any]) -> str:
@@ -210,7 +197,7 @@ def machines_text(record: dict[str, Any]) -> str:
 def results_page(record: dict[str, Any]) -> str:
     """docs/results.md: the sentences are in the template, every number comes from the record."""
     jinja2 = load_package("jinja2")
-    trained = accuracy_rows(record)
+    trained, systems = accuracy_rows(record), record.get("systems")
     jobs = max((record[name]["values"]["jobs"] for name in trained), default=1)
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), **options)
@@ -225,7 +212,10 @@ def results_page(record: dict[str, Any]) -> str:
         counts=[f"`{count}`" for count in figures.COUNTS if str(count) in record],
         wrong={f"of_{name}": wrong_counts(record[name]) for name in trained},
         few=figures.FEW,
-        tables={name: own_table(name, row) for name, row in record.items() if name not in trained},
+        tables={
+            name: own_table(name, row) for name, row in record.items() if name not in (*trained, "systems")
+        },
+        systems=systems and system_tables.section(systems["values"]) | {"measured": measured(systems)},
         machines=machines_text(record),
         notes={name: row["note"] for name, row in record.items() if "note" in row},
     )

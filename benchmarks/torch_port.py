@@ -36,7 +36,7 @@ from captcha_cnn.parallel import available_cores
 from captcha_cnn.tf_runtime import batch_slices, bfloat16_support
 from config import Config
 
-CHANNELS = (16, 32, 64)
+CHANNELS = (1, 2, 4)
 STRIDES = ((2, 2), (4, 2), (2, 2))
 KERNEL_SIZE = 5
 HEAD_WIDTH = 3
@@ -62,13 +62,13 @@ def build(config: Config) -> Any:
     """The layers with weights as nn.ModuleList: convolution and batch norm three times, then the head."""
     nn = load_torch().nn
     layers: list[Any] = []
-    inputs = (1, *CHANNELS[:-1])
-    for before, channels, stride in zip(inputs, CHANNELS, STRIDES, strict=True):
+    widths = [times * config.channels for times in CHANNELS]
+    for before, channels, stride in zip((1, *widths[:-1]), widths, STRIDES, strict=True):
         layers.append(nn.Conv2d(before, channels, KERNEL_SIZE, stride, padding=KERNEL_SIZE // 2, bias=False))
         # momentum 1 leaves in the buffers the statistics of the last batch, to be averaged with the weights
         layers.append(nn.BatchNorm2d(channels, eps=BN_EPSILON, momentum=1.0))
     window, side = (config.feature_map_height, HEAD_WIDTH), HEAD_WIDTH // 2
-    layers.append(nn.Conv2d(CHANNELS[-1], len(config.alphabet) + 1, window, padding=(0, side)))
+    layers.append(nn.Conv2d(widths[-1], len(config.alphabet) + 1, window, padding=(0, side)))
     for convolution in layers[::2]:
         nn.init.kaiming_normal_(convolution.weight)
     nn.init.zeros_(layers[-1].bias)
@@ -195,7 +195,7 @@ class Training:
         keep_prob = self.config.keep_prob
         log_probs = self.log_probs_of(self.network, torch.from_numpy(x), keep_prob, self.bfloat16)
         time_steps, images, classes = log_probs.shape
-        lengths = [time_steps] * images, [self.config.char_num] * images
+        lengths = [time_steps] * images, [self.config.max_length] * images
         loss = torch.nn.functional.ctc_loss(log_probs, labels, *lengths, classes - 1)
         loss.backward()
         self.adam.step()
@@ -220,7 +220,7 @@ class Training:
         torch = load_torch()
         with torch.no_grad():
             log_probs = log_probs_of(self.averaged, torch.from_numpy(images), 1.0, self.bfloat16)
-        return decode(log_probs.numpy(), self.config.char_num)
+        return decode(log_probs.numpy(), self.config.max_length)
 
 
 def float_tensors(network: Any) -> list[Any]:

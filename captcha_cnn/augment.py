@@ -15,6 +15,7 @@ from PIL import Image
 from config import Config
 
 FULL_STRENGTH_EPOCHS = 100  # epochs after which random_warp reaches its full strength
+CELLS = 1.5  # parts of an image as wide as high that random_warp moves by themselves
 PIXELS_PER_DOT = 320  # of the dots that add_noise() draws
 DOT = np.array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 0, 1, 2, 1, 2]])  # rows and columns of its pixels
 
@@ -30,7 +31,8 @@ def augment(images: np.ndarray, config: Config, random: np.random.Generator, epo
     """
     if not config.augmented:
         return images
-    images = squeeze_characters(images, config, random)
+    if config.squeeze:
+        images = squeeze_characters(images, config, random)
     return add_noise(random_warp(images, config, random, epoch), config, random)
 
 
@@ -47,13 +49,13 @@ def squeeze_characters(images: np.ndarray, config: Config, random: np.random.Gen
         uint8 [B, H, W].
     """
     batch, height, width = images.shape
-    cell, gaps = width / config.char_num, config.char_num - 1
+    cell, gaps = width / config.max_length, config.max_length - 1
     closer = random.integers(0, round(config.squeeze * cell), (batch, gaps), endpoint=True)  # pixels
     start = random.integers(0, closer.sum(axis=1), endpoint=True)
     offsets = start[:, None] - np.pad(closer.cumsum(axis=1), [[0, 0], [1, 0]])  # of each part, [B, L]
     foreground, background = foreground_background(images)
     profile = images.sum(axis=1, dtype=np.int32) * np.sign(foreground - background)[:, None]  # [B, W]
-    middles = cell * np.arange(1, config.char_num)
+    middles = cell * np.arange(1, config.max_length)
     searched = [slice(int(middle - cell / 2), int(middle + cell / 2)) for middle in middles]
     squeezed = np.empty_like(images)
     canvas = np.empty((height, 3 * width), np.uint8)  # wide enough for parts that leave the image
@@ -82,7 +84,8 @@ def random_warp(images: np.ndarray, config: Config, random: np.random.Generator,
         uint8 [B, H, W], bilinear interpolation.
     """
     height, width = config.height, config.width
-    edges = np.linspace(0, width, config.char_num + 1).round().astype(int)  # of the characters; they move
+    cells = max(1, round(CELLS * width / height))
+    edges = np.linspace(0, width, cells + 1).round().astype(int)  # of parts that move by themselves
     common = random.uniform(-0.5, 0.5, (5, len(images), 1))
     varying = random.uniform(-0.5, 0.5, (4, len(images), len(edges)))
     across, down, taller, slant = common[:4] + varying  # [B, L + 1] each

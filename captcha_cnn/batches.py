@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
 import numpy as np
 
 from captcha_cnn.augment import FULL_STRENGTH_EPOCHS, augment
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.tf_runtime import batch_slices
 from config import Config
+
+Batch: TypeAlias = tuple[int, np.ndarray, np.ndarray]  # epoch, x and y
+NextBatch: TypeAlias = Callable[[Dataset, Config, int, int], Iterator[tuple[np.ndarray, np.ndarray]]]
 
 ORDER, AUGMENTATION, VALIDATION_COPIES = range(3)  # purposes of random numbers
 
@@ -36,6 +42,18 @@ def shuffled_batches(count: int, config: Config, epoch: int) -> list[np.ndarray]
     """The indices of each batch of an epoch, int64 [B]; they depend on (seed, epoch) alone."""
     order = random_stream(config.seed, ORDER, epoch).permutation(count)
     return np.split(order, batch_starts(count, config.batch_size)[1:])
+
+
+def batches_from(step: int, data: Dataset, config: Config, next_batch: NextBatch) -> Iterator[Batch]:
+    """The batches of each step from that one on, to the end of the last epoch.
+
+    Args:
+        next_batch: gives the batches of an epoch, from one of them on.
+    """
+    first_epoch, first = divmod(step, steps_per_epoch(len(data.images), config.batch_size))
+    for epoch in range(first_epoch, config.Epoch):
+        for x, y in next_batch(data, config, epoch, first if epoch == first_epoch else 0):
+            yield epoch, x, y
 
 
 def add_augmented_copies(data: Dataset, config: Config) -> Dataset:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from captcha_cnn.files import write_json
 from captcha_cnn.metrics import Metrics
 from captcha_cnn.tf_runtime import error_reason
 from config import CaptchaError, Config, ConfigError, escape_unprintable
@@ -25,7 +26,9 @@ from config import CaptchaError, Config, ConfigError, escape_unprintable
 FORMAT_VERSION = 2  # of what a checkpoint holds; 1 had no number
 NAME = "state"  # a checkpoint's files are state-<step>.*
 RECORD = "record"  # the tensor that holds format, settings and progress, as JSON
-BEST = "best/"  # begins the names of the best weights
+BEST = "best/"  # begins the names of the best weights, as inference uses them
+INITIAL = "initial/"  # begins the names of the same weights as training has them, to begin another with
+SPLIT = "split.json"  # which of the user's own images is in which set
 MAX_TO_KEEP = 3  # newest checkpoints: where one is damaged, the one before it is used
 
 
@@ -44,6 +47,7 @@ class TrainState:
     best_step: int = 0  # steps after which the best weights were kept
     epoch: int = -1  # the last one that was printed
     warned: bool = False  # that the loss is at chance level
+    drawn_from: int = -1  # the step from which drawn captchas helped it off the plateau
     trained: bool = False  # everything is done but the calibration
     finished: bool = False
     seconds: float = 0.0  # since the first step
@@ -77,6 +81,7 @@ class CheckpointData(NamedTuple):
     config: Config
     progress: dict[str, Any]
     weights: dict[str, np.ndarray]  # the best ones, by name
+    initial: dict[str, np.ndarray]  # the same with batch normalisation, for another training
     variables: frozenset[str]  # names of all that it holds
 
 
@@ -92,11 +97,17 @@ class Checkpoint:
         import tensorflow.compat.v1 as tf
 
         self._config = config
-        best = {
-            name: tf.get_variable(BEST + name, v.shape, initializer=tf.zeros_initializer(), trainable=False)
-            for name, v in weights.items()
-        }
+        best, initial = (
+            {
+                name: tf.get_variable(
+                    begin + name, v.shape, initializer=tf.zeros_initializer(), trainable=False
+                )
+                for name, v in weights.items()
+            }
+            for begin in (BEST, INITIAL)
+        )
         self._keep = tf.group(*[tf.assign(best[name], v) for name, v in inference_weights.items()])
+        self._keep_initial = tf.group(*[tf.assign(initial[name], v) for name, v in weights.items()])
         self._use = tf.group(*[tf.assign(v, best[name]) for name, v in weights.items()])
         self._text = tf.placeholder(tf.string, [])
         self._record = tf.assign(tf.get_variable(RECORD, initializer="", trainable=False), self._text)
@@ -105,6 +116,10 @@ class Checkpoint:
 
     def keep_best(self, session: Any) -> None:
         """Remember the present weights as the best; the next save() writes them."""
+        session.run([self._keep, self._keep_initial])
+
+    def keep_calibrated(self, session: Any) -> None:
+        """Remember the best weights, which are in use, with their temperature."""
         session.run(self._keep)
 
     def use_best(self, session: Any) -> None:
@@ -162,9 +177,12 @@ def read_checkpoint(path: str) -> CheckpointData:
         record = json.loads(tensors[RECORD])
         found = record.get("format", 1)
         if found == FORMAT_VERSION:
-            weights = {name.removeprefix(BEST): v for name, v in tensors.items() if name.startswith(BEST)}
+            weights, initial = (
+                {name.removeprefix(begin): v for name, v in tensors.items() if name.startswith(begin)}
+                for begin in (BEST, INITIAL)
+            )
             config = Config(**record["config"])
-            return CheckpointData(path, config, record["progress"], weights, frozenset(tensors))
+            return CheckpointData(path, config, record["progress"], weights, initial, frozenset(tensors))
     except Exception as error:  # the reader raises nearly anything on damaged data
         reason = error_reason(error) if isinstance(error, tf.errors.OpError) else error
         raise CaptchaError(f"{escape_unprintable(path)} is damaged ({reason})") from None
@@ -243,7 +261,16 @@ def archive_previous_run(folder: str) -> str | None:
     places = (Path(folder, f"previous-{n}" if n > 1 else "previous") for n in itertools.count(1))
     place = next(each for each in places if not each.exists())
     place.mkdir()
-    for _, _, path in checkpoint_files(folder):
-        path.replace(place / path.name)
+    for path in (*(path for _, _, path in checkpoint_files(folder)), Path(folder, SPLIT)):
+        if path.exists():
+            path.replace(place / path.name)
     Path(folder, "checkpoint").unlink(missing_ok=True)
     return str(place)
+
+
+def record_split(folder: str, split: dict[str, Any] | None) -> None:
+    """Write which of the user's own images is in which set beside the checkpoints, or that none is."""
+    if split:
+        write_json(Path(folder, SPLIT), split)
+    else:
+        Path(folder, SPLIT).unlink(missing_ok=True)  # of a run that ended before its first checkpoint

@@ -19,6 +19,7 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from captcha_cnn.ctc import IMPOSSIBLE, Predictions, choose
+from captcha_cnn.head import Head
 from config import Config
 
 CHANNELS = (32, 64, 64)  # of the three convolutions
@@ -43,8 +44,8 @@ def network(x: Any, config: Config, dropout: Callable[[Any, int], Any]) -> Any:
         kernel, bias = weights([int(h.shape[-1]), UNITS])
         h = dropout(tf.nn.relu(tf.matmul(h, kernel) + bias), len(CHANNELS) + 1)  # [B, 128]
     with tf.variable_scope("output"):
-        kernel, bias = weights([UNITS, config.char_num * len(config.alphabet)])
-        h = tf.reshape(tf.matmul(h, kernel) + bias, [-1, config.char_num, len(config.alphabet)])
+        kernel, bias = weights([UNITS, config.max_length * len(config.alphabet)])
+        h = tf.reshape(tf.matmul(h, kernel) + bias, [-1, config.max_length, len(config.alphabet)])
         # Changes no logit, but keeps the writer of LiteRT files from multiplying the temperature into the
         # kernel, which would then be rounded to float16 once more.
         return tf.maximum(h, IMPOSSIBLE)
@@ -95,3 +96,20 @@ def label_prob(logits: Any, labels: Any) -> Any:
 def text_log_prob(logits: Any, texts: Any) -> Any:
     """The log probability of texts, int32 [B, L], from logits, float32 [B, L, K]: float32 [B]."""
     return tf.reduce_sum(tf.gather(tf.nn.log_softmax(logits), texts, batch_dims=2), axis=1)
+
+
+def head(dropout: Callable[[Any, Any, int], Any]) -> Head:
+    """The published network for the training loop.
+
+    Args:
+        dropout: from values, Training or None and the number of a layer to the values that are kept.
+    """
+    return Head(
+        lambda x, config, training: network(x, config, lambda h, layer: dropout(h, training, layer)),
+        lambda logits, labels, _: sigmoid_loss(logits, labels),
+        lambda logits, length, _: decode(logits, length),
+        lambda logits, labels, _: label_prob(logits, labels),
+        loss_is_log_prob=False,
+        muon=False,
+        ema_decay=0.0,
+    )

@@ -32,19 +32,7 @@ def make_parser(description: str) -> OneLineErrorParser:
     parser = OneLineErrorParser(description)
     for f in fields(Config):
         old_name, help = f.metadata["old_name"], f.metadata["help"]
-        default: Any = f.default
-        options: dict[str, Any]
-        kind = type(default)
-        if kind is tuple:
-            options = {"type": parse_number(int), "nargs": len(default), "metavar": "N"}
-            default = " ".join(map(str, default))
-        elif kind is range:
-            options = {"metavar": "CHARACTERS"}
-            default = "".join(map(str, default))
-        elif kind is str:
-            options = {"metavar": "FOLDER" if f.name.endswith("_folder") else "NAME"}
-        else:
-            options = {"type": parse_number(kind), "metavar": "N" if kind is int else "X"}
+        default, options = _argument(f.name, f.default)
         flags = [f"--{name.replace('_', '-')}" for name in (f.name, f.name.lower(), old_name) if name]
         note = f"; the old spelling --{old_name} works for one more release" if old_name else ""
         parser.add_argument(
@@ -62,6 +50,23 @@ def make_parser(description: str) -> OneLineErrorParser:
         help="the published network and settings, for what no other flag names",
     )
     return parser
+
+
+def _argument(name: str, default: Any) -> tuple[str, dict[str, Any]]:
+    """How `--help` shows the default of a setting, and what argparse needs to know of it."""
+    kind = type(default)
+    if kind is bool:
+        return "no", {"action": argparse.BooleanOptionalAction}
+    if kind is tuple:
+        options = {"type": parse_number(int), "nargs": len(default), "metavar": "N"}
+        return " ".join(map(str, default)), options
+    if kind is range:
+        return "".join(map(str, default)), {"metavar": "CHARACTERS"}
+    if kind is str:
+        is_folder = name.endswith("_folder") or name == "images"
+        metavar = "FOLDER" if is_folder else "FILE" if name == "labels" else "NAME"
+        return default or "none", {"metavar": metavar}
+    return str(default), {"type": parse_number(kind), "metavar": "N" if kind is int else "X"}
 
 
 def given_settings(values: dict[str, Any]) -> dict[str, Any]:

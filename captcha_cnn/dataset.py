@@ -11,33 +11,31 @@ import hashlib
 import json
 import os
 import sys
-import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from captcha_cnn.images import ImageError, decode_image
+from captcha_cnn.images import ImageError, image_for
+from captcha_cnn.labels import (
+    BadFile,
+    is_visible,
+    label_in_name,
+    labelled_files,
+    list_files,
+    normalize_label,
+)
 from captcha_cnn.parallel import parallel_map
 from config import CaptchaError, Config, escape_unprintable
 
 MANIFEST = "captchas.json"
-IGNORED_FILES = {MANIFEST, "Thumbs.db", "desktop.ini"}  # left out silently, as hidden files are
 SERIAL_LIMIT = 3000  # images that one process loads before others have started to help
 SHAPE_KEYS = {"width", "height", "char_num", "characters"}  # of a manifest: what a model must agree with
 MAX_BAD_SHARE = 0.1  # of a folder's files; loading fails above it
 MAX_BAD_SHOWN = 10  # bad files that are named one by one
-
-
-class BadFile(NamedTuple):
-    """A file that is left out."""
-
-    name: str
-    category: str
-    reason: str
 
 
 class Dataset(NamedTuple):
@@ -58,34 +56,57 @@ def dataset_hash(*sets: Dataset) -> str:
 
 def list_image_files(folder: str) -> list[str]:
     """The sorted file names in a folder, without hidden files and those that systems leave there."""
-    return sorted(
-        name for name in os.listdir(folder) if not name.startswith(".") and name not in IGNORED_FILES
-    )
+    return sorted(name for name in os.listdir(folder) if is_visible(name))
 
 
 def label_from_filename(name: str, config: Config) -> str:
-    """The label in a file's name: what stands before the first `_` or the extension.
+    """The label in a file's name: what stands before the first `_`, `.`, space or `(`.
+
+    Raises:
+        ImageError: not a label of that length and alphabet.
+    """
+    return valid_label(label_in_name(name), config)
+
+
+def valid_label(label: str, config: Config) -> str:
+    """The label as the model of that Config answers it.
 
     Composed and decomposed Unicode (as macOS writes file names) are the same label.
 
     Raises:
         ImageError: not a label of that length and alphabet.
     """
-    label = os.path.splitext(name)[0].split("_")[0]
-    if not set(label) <= set(config.alphabet):
-        label = unicodedata.normalize("NFC", label)
-    if len(label) != config.char_num:
+    if config.ignore_case or not set(label) <= set(config.alphabet):
+        label = normalize_label(label, config.ignore_case)
+    check_label(label, config)
+    return label
+
+
+def check_label(label: str, config: Config, checked: Collection[str] = ("char_num", "characters")) -> None:
+    """Raise an ImageError where a label has another length or other characters than the Config says.
+
+    Args:
+        checked: which of the two settings count.
+    """
+    if "char_num" in checked and not config.min_length <= len(label) <= config.max_length:
         raise ImageError(
-            "label of another length", f"{escape_unprintable(label)!r} is not {config.char_num} characters"
+            "label of another length",
+            f"{escape_unprintable(label)!r} is not {str(config.char_num).replace('-', ' to ')} characters",
         )
     for character in label:
-        if character not in config.alphabet:
+        if "characters" in checked and character not in config.alphabet:
             raise ImageError(
                 "label outside the alphabet",
                 f"{escape_unprintable(character)!r} in {escape_unprintable(label)!r} is not in "
                 f"{config.alphabet}",
             )
-    return label
+        if not character.isprintable() or character.isspace():
+            raise ImageError(
+                "label with a space" if character.isspace() else "label with an unprintable character",
+                f"{escape_unprintable(label)!r} has {escape_unprintable(character)!r} in it",
+            )
+    if not label:
+        raise ImageError("no label", "nothing stands before the first _ . ( or space of its name")
 
 
 def load_image(path: str | os.PathLike[str], config: Config) -> tuple[np.ndarray, str]:
@@ -95,41 +116,46 @@ def load_image(path: str | os.PathLike[str], config: Config) -> tuple[np.ndarray
         ImageError: not an image, damaged, of another size, or no valid label in its name.
     """
     label = label_from_filename(os.path.basename(path), config)
-    return decode_image(path, (config.width, config.height)), label
+    return image_for(path, config), label
 
 
 def load_folder(folder: str, config: Config) -> tuple[np.ndarray, list[str], list[str]]:
     """All images of a folder, in the order of their file names.
 
+    Raises:
+        CaptchaError: as labels_in_folder() and load_images() do.
+    """
+    return load_images(folder, *labels_in_folder(folder, config), config)
+
+
+def load_images(
+    folder: str, names: Mapping[str, str], bad: Sequence[BadFile], config: Config
+) -> tuple[np.ndarray, list[str], list[str]]:
+    """Images of a folder, in the order of `names`.
+
     Bad files are left out. On standard error ten are named, one of each category first, and the
     others are counted.
 
+    Args:
+        names: the unchecked label of each file, by its name. bad: files that are left out already.
     Returns:
         images, uint8 [N, H, W]; N labels; the N file names.
     Raises:
-        CaptchaError: no such folder, no images, more than a tenth of the files bad, or a set whose
-            drawing was interrupted.
+        CaptchaError: no images, or more than a tenth of the files bad.
     """
-    shown = escape_unprintable(folder)
-    if not os.path.isdir(folder):
-        raise CaptchaError(f"{shown} must be a folder of images, but does not exist: check the path")
-    manifest = read_manifest(folder)
-    if manifest and not manifest["complete"]:
-        raise CaptchaError(
-            f"{shown} must be a complete set, but its drawing was interrupted: run generate_captcha.py again"
-        )
-    names = list_image_files(folder)
-    images, labels, bad = [], [], []
+    shown, bad = escape_unprintable(folder), list(bad)
+    total = len(names) + len(bad)
+    images, labels = [], []
     for image_part, label_part, bad_part in parallel_map(
-        functools.partial(_load_files, config, folder), names, f"Loading {shown}", SERIAL_LIMIT
+        functools.partial(_load_files, config, folder), list(names.items()), f"Loading {shown}", SERIAL_LIMIT
     ):
         images.append(image_part)
         labels += label_part
         bad += bad_part
-    if bad:
-        report_bad_files(shown, bad, len(names))
+    report_left_out(folder, bad, total)
+    check_bad_share(shown, len(bad), total)
     if not labels:
-        example = (config.alphabet * config.char_num)[: config.char_num]
+        example = (config.alphabet * config.max_length)[: config.max_length]
         raise CaptchaError(
             f"{shown} must hold images with their labels in their names, such as {example}_000042.png, "
             "but holds none that can be used: put some there, or delete the folder to have captchas drawn"
@@ -138,13 +164,38 @@ def load_folder(folder: str, config: Config) -> tuple[np.ndarray, list[str], lis
     return np.concatenate(images), labels, [name for name in names if name not in left_out]
 
 
+def labels_in_folder(
+    folder: str, config: Config, labels_file: str = ""
+) -> tuple[dict[str, str], list[BadFile]]:
+    """The label of each file, unchecked, and files without one.
+
+    For a model of own images, or with a file that lists the labels, sub-folders are searched too.
+
+    Raises:
+        CaptchaError: no such folder, or a set whose drawing was interrupted.
+    """
+    shown = escape_unprintable(folder)
+    if not os.path.isdir(folder):
+        list_files(folder)  # says what is there
+    manifest = read_manifest(folder)
+    if manifest and not manifest["complete"]:
+        raise CaptchaError(
+            f"{shown} must be a complete set, but its drawing was interrupted: run generate_captcha.py again"
+        )
+    if config.images or labels_file:
+        found = labelled_files(folder, labels_file)
+        return found.labels, found.bad
+    return {name: label_in_name(name) for name in list_image_files(folder)}, []
+
+
 def _load_files(
-    config: Config, folder: str, names: Sequence[str]
+    config: Config, folder: str, names: Sequence[tuple[str, str]]
 ) -> tuple[np.ndarray, list[str], list[BadFile]]:
     images, labels, bad = [], [], []
-    for name in names:
+    for name, label in names:
         try:
-            image, label = load_image(os.path.join(folder, name), config)
+            label = valid_label(label, config)
+            image = image_for(os.path.join(folder, name), config)
         except ImageError as error:
             bad.append(BadFile(name, error.category, str(error)))
         else:
@@ -154,26 +205,28 @@ def _load_files(
     return np.asarray(images, np.uint8).reshape(shape), labels, bad
 
 
-def report_bad_files(shown: str, bad: list[BadFile], total: int) -> None:
-    """Name bad files on standard error.
-
-    Raises:
-        CaptchaError: they are more than a tenth of all.
-    """
+def report_left_out(folder: str, bad: Sequence[BadFile], total: int) -> None:
+    """Name the files that are left out on standard error, one of each category first."""
+    if not bad:
+        return
     first: dict[str, BadFile] = {}
     for each in bad:
         first.setdefault(each.category, each)
     ordered = list(dict.fromkeys([*first.values(), *bad]))  # one of each category, then the others in order
-    lines = [f"{shown}: {len(bad)} of {total} files left out"]
+    lines = [f"{escape_unprintable(folder)}: {len(bad)} of {total} files left out"]
     lines += [f"  {escape_unprintable(each.name)}: {each.reason}" for each in ordered[:MAX_BAD_SHOWN]]
     if len(bad) > MAX_BAD_SHOWN:
         counts = Counter(each.category for each in bad)
         categories = ", ".join(f"{count} {category}" for category, count in counts.most_common())
         lines.append(f"  and {len(bad) - MAX_BAD_SHOWN} more; in all: {categories}")
     print("\n".join(lines), file=sys.stderr, flush=True)
-    if len(bad) > MAX_BAD_SHARE * total:
+
+
+def check_bad_share(shown: str, bad: int, total: int) -> None:
+    """Raise a CaptchaError where more than a tenth of the files of a folder are bad."""
+    if bad > MAX_BAD_SHARE * total:
         raise CaptchaError(
-            f"{shown} must hold at most a tenth of bad files, but {len(bad)} of {total} are: "
+            f"{shown} must hold at most a tenth of bad files, but {bad} of {total} are: "
             "check width, height, char_num and characters, or remove the bad files"
         )
 
@@ -212,6 +265,17 @@ def read_manifest(folder: str) -> dict[str, Any] | None:
             "to use the images beside it as your own, or the folder to draw it anew"
         )
     return manifest
+
+
+def check_own_images(config: Config, missing: str) -> None:
+    """Raise a CaptchaError where a folder holds own images, and captchas would be drawn into `missing`."""
+    for _, folder, _ in config.sets:
+        if read_manifest(folder) is None and list_image_files(folder):
+            missing, own = escape_unprintable(missing), escape_unprintable(folder)
+            raise CaptchaError(
+                f"{missing} must hold images of yours, as {own} does, since drawn captchas would train "
+                "or test for something else: put some there"
+            )
 
 
 class SetState(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import random
 import struct
 import zlib
@@ -13,8 +14,10 @@ from typing import Any
 import captcha.image
 from PIL import Image, ImageDraw, ImageFont
 
-from captcha_cnn.files import atomic_write
-from config import Config, ConfigError
+from captcha_cnn.dataset import MANIFEST, SetState
+from captcha_cnn.files import atomic_write, write_json
+from captcha_cnn.parallel import parallel_map
+from config import CaptchaError, Config, ConfigError, escape_unprintable
 
 library: Any = captcha.image  # takes its random numbers from library.secrets
 
@@ -51,7 +54,10 @@ def draw_captcha(config: Config, set_name: str, index: int) -> tuple[str, Image.
 def random_label(config: Config, set_name: str, index: int) -> tuple[str, SeededSecrets]:
     """The label of that image, and the random stream that goes on with its pixels."""
     stream = SeededSecrets(f"{config.seed}/{set_name}/{index}")
-    return "".join(stream.choice(config.alphabet) for _ in range(config.char_num)), stream
+    length, more = config.min_length, config.max_length - config.min_length
+    if more:
+        length += stream.randbelow(more + 1)
+    return "".join(stream.choice(config.alphabet) for _ in range(length)), stream
 
 
 class FastImageCaptcha(captcha.image.ImageCaptcha):
@@ -157,6 +163,30 @@ def draw_files(config: Config, set_name: str, folder: str, indices: Sequence[int
         with atomic_write(Path(folder, image_filename(label, index))) as temporary:
             temporary.write_bytes(encode_png(image))
     return len(indices)
+
+
+def draw_set(config: Config, state: SetState) -> None:
+    """Draw what is missing of a set, with its manifest.
+
+    Raises:
+        CaptchaError: an image could not be written.
+    """
+    name, folder, manifest = state.name, state.folder, state.manifest
+    existing = set(os.listdir(folder))
+    files = [image_filename(random_label(config, name, i)[0], i) for i in range(manifest["count"])]
+    indices = [i for i, file in enumerate(files) if file not in existing]
+    write_json(Path(folder, MANIFEST), manifest | {"complete": False})
+    work = functools.partial(draw_files, config, name, folder)
+    try:
+        for _ in parallel_map(work, indices, f"Drawing {name}"):
+            pass
+    except OSError as error:
+        raise CaptchaError(
+            f"{escape_unprintable(folder)} could not be drawn to the end ({error.strerror or error}): "
+            "the images drawn so far are kept, and the next run goes on from there"
+        ) from error
+    write_json(Path(folder, MANIFEST), manifest | {"complete": True})
+    print(f"{escape_unprintable(folder)}: {manifest['count']} captchas drawn", flush=True)
 
 
 def encode_png(image: Image.Image) -> bytes:

@@ -23,13 +23,25 @@ INPUT = "pictures"  # the names of inputs and outputs are what deployed programs
 OUTPUTS = ("text", "confidence", "each", "runner_up", "runner_up_confidence")
 CONFIG_KEY = "config"  # ONNX: the key of the metadata; LiteRT: config.json in the ZIP behind the model
 CONFIG_NAMES = ("width", "height", "char_num", "characters")
+SCALING_NAMES = ("stretch", "ignore_case")  # stored too where images of any size are read
+ANY_SIZE = "any_size"  # stored as true there: images are scaled by captcha_cnn.images.fit_image()
 PredictFn = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 
 def config_json(config: Config) -> str:
     """What a reader needs to know, as JSON."""
-    values = config.as_dict()
-    return json.dumps({name: values[name] for name in CONFIG_NAMES}, ensure_ascii=False)
+    values, names = config.as_dict(), CONFIG_NAMES + (SCALING_NAMES if config.images else ())
+    stored = {name: values[name] for name in names} | ({ANY_SIZE: True} if config.images else {})
+    return json.dumps(stored, ensure_ascii=False)
+
+
+def config_of(values: dict[str, Any]) -> Config:
+    """The Config of what config_json() has written."""
+    # The classic network accepts every width, and ctc every length; nothing else depends on it.
+    network = "ctc" if isinstance(values["char_num"], str) else "classic"
+    images = "any" if values.get(ANY_SIZE) else ""  # the folder matters only while training
+    settings = {name: value for name, value in values.items() if name != ANY_SIZE}
+    return Config(**settings, network=network, images=images)
 
 
 def load_exported(path: str, threads: int = 0) -> tuple[Config, PredictFn]:
@@ -39,8 +51,8 @@ def load_exported(path: str, threads: int = 0) -> tuple[Config, PredictFn]:
         path: a file that export.py wrote, .onnx or .tflite.
         threads: how many to use; 0 leaves it to the runtime.
     Returns:
-        The settings; a function from images, uint8 [B, H, W], to text, int32 [B, L] code points,
-        confidence, float32 [B], each, float32 [B, L], runner_up, int32 [B, L], and
+        The settings; a function from images, uint8 [B, H, W], to text, int32 [B, L] code points with 0
+        past the end, confidence, float32 [B], each, float32 [B, L], runner_up, int32 [B, L], and
         runner_up_confidence, float32 [B], as captcha_cnn.ctc.Predictions explains them.
     Raises:
         CaptchaError: no such file, a damaged one, or its runtime is not installed.
@@ -57,7 +69,7 @@ def load_exported(path: str, threads: int = 0) -> tuple[Config, PredictFn]:
     content = Path(path).read_bytes()
     try:
         values, predict = load(content, threads)
-        config = Config(**values, network="classic")  # accepts every width; nothing else depends on it
+        config = config_of(values)
         predict(np.zeros([1, config.height, config.width], np.uint8))
     except ImportError as error:
         raise CaptchaError(

@@ -62,7 +62,8 @@ def names_in(folder: Path) -> set[str]:
 def write_json(path: Path, value: dict[str, Any]) -> None:
     """Write a JSON file completely or not at all."""
     with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+        temporary.write_text(text, encoding="utf-8", errors="surrogateescape")  # a file's name may need it
 
 
 @contextlib.contextmanager

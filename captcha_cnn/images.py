@@ -1,4 +1,4 @@
-"""Decoding image files of any kind safely, to grayscale."""
+"""Decoding image files of any kind safely, to grayscale of one size."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from typing import BinaryIO, TypeAlias
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from config import CaptchaError, escape_unprintable
+from config import CaptchaError, Config, escape_unprintable
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP")
+MAX_PIXELS = 2**24  # of an image that is scaled
 MAX_FILE_SIZE = 2**27  # bytes: more than an image of the largest size takes
 MAX_BUFFERED_SIZE = 2**20  # bytes of a file that is read at once
 
@@ -29,16 +30,61 @@ class ImageError(CaptchaError):
         self.category = category
 
 
-def decode_image(image: ImageSource, size: tuple[int, int]) -> np.ndarray:
+def image_for(image: ImageSource, config: Config) -> np.ndarray:
+    """One image as the model of that Config sees it, uint8 [H, W], grayscale.
+
+    Drawn captchas must have the model's size, and stay as they are to the pixel. A model of own
+    images (`--images`) reads images of any size: they are scaled and padded by fit_image().
+
+    Args:
+        image: as decode_image() takes it.
+    Raises:
+        ImageError: not an image, damaged, or of a size that cannot be used.
+    """
+    size = config.width, config.height
+    if not config.images:
+        return decode_image(image, size)
+    return fit_image(decode_image(image), size, config.stretch)
+
+
+def fit_image(image: np.ndarray, size: tuple[int, int], stretch: float = 1.0) -> np.ndarray:
+    """An image scaled to fit into `size`, and padded with its own background.
+
+    The background is the median of the pixels at the border. An image of that size is returned as it is.
+
+    Args:
+        image: uint8 [h, w], grayscale. size: (width, height) of the result, in pixels.
+        stretch: horizontal scale divided by vertical scale, for narrow images of many characters.
+    Returns:
+        uint8 [H, W], bicubic interpolation.
+    """
+    width, height = size
+    rows, columns = image.shape
+    if (columns, rows) == size:
+        return image
+    vertical = min(height / rows, width / (columns * stretch))
+    scaled_size = (
+        min(width, max(1, round(columns * stretch * vertical))),
+        min(height, max(1, round(rows * vertical))),
+    )
+    scaled = np.asarray(Image.fromarray(image).resize(scaled_size, Image.Resampling.BICUBIC))
+    border = np.concatenate([scaled[0], scaled[-1], scaled[:, 0], scaled[:, -1]])
+    fitted = np.full((height, width), round(float(np.median(border))), np.uint8)
+    top, left = (height - scaled_size[1]) // 2, (width - scaled_size[0]) // 2
+    fitted[top : top + scaled_size[1], left : left + scaled_size[0]] = scaled
+    return fitted
+
+
+def decode_image(image: ImageSource, size: tuple[int, int] | None = None) -> np.ndarray:
     """One image, uint8 [H, W], grayscale; what is transparent becomes white.
 
     The size is compared before anything is decoded, so that a small file that claims a huge
-    image costs nothing.
+    image costs nothing. Of an animation, the first frame is decoded.
 
     Args:
         image: a path, the bytes of a file, a PIL image, or an array, uint8 [H, W] grayscale,
             [H, W, 3] RGB or [H, W, 4] RGBA.
-        size: (width, height) that is expected, in pixels.
+        size: (width, height) that is expected, in pixels; None takes any up to MAX_PIXELS.
     Raises:
         ImageError: not an image, damaged, or of another size.
     """
@@ -50,19 +96,16 @@ def decode_image(image: ImageSource, size: tuple[int, int]) -> np.ndarray:
                 image = _from_array(image)
             if isinstance(image, Image.Image):
                 return _checked_grayscale(image, size)
-            with io.BytesIO(image) if isinstance(image, bytes) else open_image_file(image) as stream:
-                with Image.open(stream, formats=FORMATS) as opened:
-                    category = f"damaged {opened.format}"
-                    if opened.format != "PNG" or opened.size != size:
-                        return _checked_grayscale(opened, size)
-                    opened.verify()  # the checksums, which decoding ignores
-                stream.seek(0)
-                with Image.open(stream, formats=["PNG"]) as opened:
-                    return _checked_grayscale(opened, size)
+            with (
+                io.BytesIO(image) if isinstance(image, bytes) else open_image_file(image) as stream,
+                Image.open(stream, formats=FORMATS) as opened,
+            ):
+                category = f"damaged {opened.format}"
+                return _decode_opened(opened, stream, size)
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError:
-        raise ImageError("a huge size", "far more pixels than {}x{}".format(*size)) from None
+        raise ImageError("a huge size", "far more pixels than a captcha has") from None
     except UnidentifiedImageError:
         raise ImageError("not an image", f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
     except PermissionError:
@@ -71,10 +114,30 @@ def decode_image(image: ImageSource, size: tuple[int, int]) -> np.ndarray:
         raise ImageError(category, escape_unprintable(error)) from error
 
 
-def _checked_grayscale(image: Image.Image, size: tuple[int, int]) -> np.ndarray:
-    if image.size != size:
-        raise ImageError("another size", "{}x{} px, not {}x{}".format(*image.size, *size))
+def _decode_opened(
+    opened: Image.Image, stream: BinaryIO | io.BytesIO, size: tuple[int, int] | None
+) -> np.ndarray:
+    _check_size(opened, size)
+    if opened.format != "PNG":
+        return _checked_grayscale(opened, size)
+    opened.verify()  # the checksums, which decoding ignores
+    stream.seek(0)
+    with Image.open(stream, formats=["PNG"]) as again:
+        return _checked_grayscale(again, size)
+
+
+def _checked_grayscale(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
+    _check_size(image, size)
     return to_grayscale(image)
+
+
+def _check_size(image: Image.Image, size: tuple[int, int] | None) -> None:
+    if size and image.size != size:
+        raise ImageError("another size", "{}x{} px, not {}x{}".format(*image.size, *size))
+    if not image.width * image.height:
+        raise ImageError("not an image", f"{image.width}x{image.height} px")
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError("a huge size", f"{image.width}x{image.height} px, not at most {MAX_PIXELS:,} in all")
 
 
 def to_grayscale(image: Image.Image) -> np.ndarray:

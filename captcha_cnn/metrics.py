@@ -22,15 +22,15 @@ class EvalResult(NamedTuple):
 
     loss: np.ndarray  # float32 [N], as the network's loss defines it
     likelihood: np.ndarray  # float32 [N], probability of the label
-    chars: np.ndarray  # int32 [N, L], the classes read
-    correct: np.ndarray  # bool [N, L]
+    chars: np.ndarray  # int32 [N, L], the classes read; -1 past the end
+    labels: np.ndarray  # int32 [N, L], those of the labels
 
 
 class Metrics(NamedTuple):
     """What evaluating a set gave, averaged over its images."""
 
     loss: float
-    accuracy: float  # share of characters read right
+    accuracy: float  # share of characters read right: 1 - the character error rate, where lengths differ
     correct: int  # captchas with all characters right
     images: int
     likelihood: float  # mean probability of the whole label
@@ -43,10 +43,15 @@ class Metrics(NamedTuple):
     @staticmethod
     def from_result(result: EvalResult) -> Metrics:
         """Every image counts the same."""
-        captchas = np.all(result.correct, axis=1)
+        correct = result.chars == result.labels
+        captchas = np.all(correct, axis=1)
+        accuracy = correct.mean()
+        if min(result.chars.min(), result.labels.min()) < 0:
+            errors = edit_distances(result.labels[~captchas], result.chars[~captchas]).sum()
+            accuracy = max(0.0, 1 - errors / (result.labels >= 0).sum())
         return Metrics(
             float(result.loss.mean(dtype=np.float64)),
-            float(result.correct.mean()),
+            float(accuracy),
             int(captchas.sum()),
             len(captchas),
             float(result.likelihood.mean(dtype=np.float64)),
@@ -89,8 +94,9 @@ class EvaluationReport(NamedTuple):
     texts: list[str]
     correct: int  # captchas with all characters right
     images: int
-    chars_correct: int
+    chars_correct: int  # place by place; where lengths differ, chars - char_errors, or 0
     chars: int
+    char_errors: int  # edit distances, summed
     loss: float | None  # nats per character, where it is known
     selective_accuracy: np.ndarray  # float64 [N]: share right of the n + 1 most confident images
     bins: list[tuple[int, float, float]]  # (images, mean confidence, share right) by confidence
@@ -105,7 +111,10 @@ def evaluate_predictions(
     pairs = list(zip(labels, texts, strict=True))
     correct = np.array([label == text for label, text in pairs])
     confidence = np.array(confidences, np.float64)
-    chars = [pair for label, text in pairs for pair in zip(label, text, strict=True)]
+    chars, char_errors = sum(map(len, labels)), int(edit_distances(*map(code_points, (labels, texts))).sum())
+    chars_correct = sum(a == b for label, text in pairs for a, b in zip(label, text, strict=False))
+    if len(set(map(len, [*labels, *texts]))) > 1:
+        chars_correct = max(0, chars - char_errors)
     by_confidence = np.argsort(-confidence, kind="stable")
     bin_index = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     members = [bin_index == i for i in range(CALIBRATION_BINS)]
@@ -115,8 +124,9 @@ def evaluate_predictions(
         texts=list(texts),
         correct=int(correct.sum()),
         images=len(pairs),
-        chars_correct=sum(a == b for a, b in chars),
-        chars=len(chars),
+        chars_correct=chars_correct,
+        chars=chars,
+        char_errors=char_errors,
         loss=loss,
         selective_accuracy=correct[by_confidence].cumsum() / np.arange(1, len(pairs) + 1),
         bins=bins,
@@ -130,11 +140,67 @@ def evaluate_predictions(
 
 
 def count_confusions(labels: Sequence[str], texts: Sequence[str]) -> Counter[tuple[str, str]]:
-    """How often each character was read as which other: (character, what was read)."""
-    pairs = (
-        (a, b) for label, text in zip(labels, texts, strict=True) for a, b in zip(label, text, strict=True)
+    """How often each character was read as which other: (character, what was read).
+
+    Where a label and its text differ in length, the fewest edits say which characters belong together.
+    """
+    pairs = zip(labels, texts, strict=True)
+    return Counter(
+        (a, b) for label, text in pairs if label != text for a, b in align(label, text) if a and b and a != b
     )
-    return Counter((a, b) for a, b in pairs if a != b)
+
+
+def code_points(texts: Sequence[str]) -> np.ndarray:
+    """Texts as int32 [N, L], -1 past the end."""
+    table = np.full([len(texts), max(map(len, texts), default=0)], -1, np.int32)
+    for row, text in zip(table, texts, strict=True):
+        row[: len(text)] = list(map(ord, text))
+    return table
+
+
+def edit_distances(labels: np.ndarray, texts: np.ndarray) -> np.ndarray:
+    """The fewest insertions, deletions and substitutions between each label and its text (Levenshtein 1966).
+
+    Args:
+        labels, texts: int [N, L] and [N, M], -1 past the end.
+    Returns:
+        int64 [N].
+    """
+    rows, ends = np.arange(len(labels)), (texts >= 0).sum(axis=1)
+    distances = np.tile(np.arange(texts.shape[1] + 1), (len(labels), 1))  # to each beginning of the texts
+    found: np.ndarray = distances[rows, ends]
+    lengths = (labels >= 0).sum(axis=1)
+    for i in range(labels.shape[1]):
+        replaced = distances[:, :-1] + (labels[:, i : i + 1] != texts)
+        distances = distances + 1  # a character of the label is missing
+        for j in range(texts.shape[1]):
+            best = np.minimum(distances[:, j] + 1, replaced[:, j])
+            distances[:, j + 1] = np.minimum(distances[:, j + 1], best)
+        found = np.where(lengths == i + 1, distances[rows, ends], found)
+    return found
+
+
+def align(label: str, text: str) -> list[tuple[str, str]]:
+    """The characters that belong together, "" for a missing one: place by place where lengths are equal."""
+    if len(label) == len(text):
+        return list(zip(label, text, strict=True))
+    distances = np.add.outer(np.arange(len(label) + 1), np.arange(len(text) + 1))
+    for i, a in enumerate(label):
+        for j, b in enumerate(text):
+            best = min(distances[i, j + 1], distances[i + 1, j]) + 1
+            distances[i + 1, j + 1] = min(best, distances[i, j] + (a != b))
+    i, j, pairs = len(label), len(text), []
+    while i or j:
+        if i and j and distances[i, j] == distances[i - 1, j - 1] + (label[i - 1] != text[j - 1]):
+            i, j = i - 1, j - 1
+            pairs.append((label[i], text[j]))
+        elif i and distances[i, j] == distances[i - 1, j] + 1:
+            i -= 1
+            pairs.append((label[i], ""))
+        else:
+            j -= 1
+            pairs.append(("", text[j]))
+    return pairs[::-1]
 
 
 def wilson_interval(correct: int, count: int) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from captcha_cnn.checkpoint import TrainState
 from captcha_cnn.cli import next_command, shell_command
+from captcha_cnn.dataset import Dataset
 from captcha_cnn.metrics import Metrics, accuracy_line
 from config import Config, escape_unprintable
 
@@ -81,6 +82,11 @@ def is_due(step: int, every: int) -> bool:
     return step % every == 0
 
 
+def sizes_line(*sets: Dataset) -> str:
+    """How many images the training, validation and test set have."""
+    return "Images for train :{}, for validation : {}, for test : {}".format(*(len(x.images) for x in sets))
+
+
 def status_line(step: int, train: Metrics, validation: Metrics, improved: bool) -> str:
     """The classic line, with the whole captchas of validation added."""
     return (
@@ -102,16 +108,23 @@ def chance_loss(config: Config) -> float:
     return -math.log(p) if config.network == "ctc" else -p * math.log(p) - (1 - p) * math.log(1 - p)
 
 
+def length_loss(config: Config) -> float:
+    """What guessing the length adds to it, in nats per character; 0 where there is one length."""
+    lengths = range(config.min_length, config.max_length + 1)
+    return math.log(len(lengths)) * sum(1 / length for length in lengths) / len(lengths)
+
+
 def at_chance_level(metrics: Metrics, config: Config) -> bool:
-    """Whether the loss is hardly better than that of guessing."""
+    """Whether the loss is hardly better than that of guessing the characters, their number known."""
     return metrics.loss > 0.9 * chance_loss(config)
 
 
 def chance_level_warning(metrics: Metrics, config: Config) -> str:
     """What a loss at chance level means, and what to try."""
+    guessing = chance_loss(config) + length_loss(config)
     return (
         f"The validation loss is still at chance level ({metrics.loss:.2f}; guessing gives "
-        f"{chance_loss(config):.2f}): so far the network has learned nothing that helps with new images. "
+        f"{guessing:.2f}): so far the network has learned nothing that helps with new images. "
         "Look at a few images: do their names say what they show? Then try more images, a smaller "
         "--alpha, or a --keep-prob nearer 1."
     )
@@ -119,13 +132,15 @@ def chance_level_warning(metrics: Metrics, config: Config) -> str:
 
 def closing_lines(state: TrainState, config: Config) -> str:
     """How long a run took, where it is, and what to do next."""
-    folder = config.checkpoint_folder
+    folder, labelled = config.checkpoint_folder, config.test_folder
+    if config.images and labelled == Config.test_folder:  # it is a part of them
+        labelled = config.images
     return "\n".join(
         [
             f"{state.step} steps in {duration(state.seconds)}, {duration(state.training_seconds)} of it "
             f"training; the best weights, of step {state.best_step}, are in {escape_unprintable(folder)}",
             f"Read a captcha:   {next_command('predict.py', config, 'captcha.png')}",
-            f"See its mistakes: {next_command('predict.py', config, '--labelled', config.test_folder)}",
+            f"See its mistakes: {next_command('predict.py', config, '--labelled', labelled)}",
             f"Watch the curves: {shell_command('tensorboard', '--logdir', config.tensorboard_folder)}",
         ]
     )

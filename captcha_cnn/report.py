@@ -25,9 +25,11 @@ AREA = (60, 20, 400, 240)  # left, top, width and height of a chart's area, as t
 
 def summary_lines(report: EvaluationReport) -> list[str]:
     """The lines of accuracy and loss."""
+    errors, chars = report.char_errors, report.chars
     lines = [
         accuracy_line("Captcha", report.correct, report.images),
-        accuracy_line("Character", report.chars_correct, report.chars),
+        accuracy_line("Character", report.chars_correct, chars),
+        f"Character error rate: {errors / chars:.2%} (edit distance {errors}, {chars} characters)",
     ]
     return lines if report.loss is None else [*lines, f"Loss: {report.loss:.4f} nats per character"]
 
@@ -119,17 +121,17 @@ def write_html_report(
     return path
 
 
-def load_template() -> Any:
-    """The page's template, which escapes all that it is given."""
+def load_template(name: str = "report.html") -> Any:
+    """The template of a page, which escapes all that it is given."""
     try:
         import jinja2
     except ImportError:
         raise CaptchaError(
-            "--report needs jinja2, which is not installed: pip install -r requirements.txt"
+            "a page needs jinja2, which is not installed: pip install -r requirements.txt"
         ) from None
     loader = jinja2.FileSystemLoader(Path(__file__).with_name("templates"))
     environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("report.html")
+    return environment.get_template(name)
 
 
 def data_url(image: Image.Image) -> str:

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from captcha_cnn.metrics import EvalResult, count_confusions
+from captcha_cnn.labels import image_order
+from captcha_cnn.metrics import EvalResult, Metrics, count_confusions
 from config import Config, ConfigError, escape_unprintable
 
 EVENTS_SUFFIX = ".captcha"  # ends the names of the event files that this program may clear
@@ -54,6 +55,12 @@ class SummaryWriter:
             writer.add_summary(self._tf.Summary(value=values), step)
             writer.flush()
 
+    def add_metrics(
+        self, step: int, batch: Metrics, validation: Metrics, others: Mapping[str, float]
+    ) -> None:
+        """A point of each curve of a training; `others` are of the training alone."""
+        self.add_scalars(step, {**batch.as_scalars(), **others}, validation.as_scalars())
+
     def add_images(self, step: int, images: Mapping[str, Image.Image]) -> None:
         """Images of the validation set's state, by tag."""
         values = []
@@ -81,9 +88,12 @@ def summary_images(
     Args:
         images: uint8 [N, H, W]. labels: one-hot, float32 [N, L * K].
     """
-    alphabet = np.array(list(config.alphabet))
-    classes = labels.reshape(-1, config.char_num, len(alphabet)).argmax(axis=2)
-    names, texts = (["".join(each) for each in alphabet[k]] for k in (classes, result.chars))
+    alphabet = np.array([*config.alphabet, ""])  # the last, -1, past the end
+    one_hot = labels.reshape(-1, config.max_length, len(config.alphabet))
+    classes = np.where(one_hot.max(axis=2) > 0, one_hot.argmax(axis=2), -1)
+    names, texts = (
+        [image_order("".join(each), config.alphabet) for each in alphabet[k]] for k in (classes, result.chars)
+    )
     worst = (-result.loss).argsort(kind="stable")[:MAX_WORST]
     shown = images[worst], [names[i] for i in worst], [texts[i] for i in worst]
     return {

@@ -38,7 +38,7 @@ BAD_FILES = {  # content of the file, and how the message begins
     "flipped": (NOISE[:60] + bytes(b ^ 0xFF for b in NOISE[60:70]) + NOISE[70:], "damaged PNG: "),
     "small": (png(RAMP[:, :36]), "another size: 36x23 px, not 37x23"),
     "huge": (png_with_claimed_size(5000, 5000), "another size: 5000x5000 px, not 37x23"),
-    "bomb": (png_with_claimed_size(2**31 - 1, 2**31 - 1), "a huge size: far more pixels than 37x23"),
+    "bomb": (png_with_claimed_size(2**31 - 1, 2**31 - 1), "a huge size: far more pixels than a captcha has"),
     "folder": (None, "a folder"),
     "link": (None, "a broken link"),
 }

@@ -70,7 +70,11 @@ def flags(config):
     """The command-line arguments that give this Config."""
     words = []
     for name, value in config.as_dict().items():
-        words.append(f"--{name.replace('_', '-')}")
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+            continue
+        words.append(f"--{flag}")
         words += [str(v) for v in value] if isinstance(value, list) else [str(value)]
     return words
 

@@ -119,10 +119,10 @@ def test_a_last_image_belongs_to_the_batch_before_it(count, expected):
 @pytest.mark.parametrize("count", [14, 15, 16, 6, 1])
 def test_from_any_step_on_the_batches_are_those_of_a_run_from_the_beginning(count):
     config, data = replace(TINY, Epoch=3), numbered_images(count)
-    complete = list(driver.batches_from(0, data, config))
+    complete = list(batches.batches_from(0, data, config, driver.next_batch))
     assert len(complete) == 3 * steps_per_epoch(count, config.batch_size)
     for step in range(len(complete) + 1):
-        rest = list(driver.batches_from(step, data, config))
+        rest = list(batches.batches_from(step, data, config, driver.next_batch))
         assert len(rest) == len(complete) - step
         for (epoch, x, y), (expected_epoch, expected_x, expected_y) in zip(
             rest, complete[step:], strict=True

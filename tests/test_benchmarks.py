@@ -12,10 +12,12 @@ import pytest
 from conftest import PROJECT, TINY
 
 import cnn_model
-from benchmarks import common, keras_ocr, measure, ours, pretrained, torch_port
+from benchmarks import common, initial_weights, keras_ocr, measure, ours, pretrained, torch_port
 from captcha_cnn import ctc, muon, progress
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.drawing import draw_captcha
+from captcha_cnn.initial_weights import find_initial_weights
+from captcha_cnn.styles import draw_styles
 from config import CLASSIC, CaptchaError, Config
 
 AT = (2, 2.5, 12)  # by the ticking clock: after one step, after no more, after some more
@@ -398,3 +400,65 @@ def test_a_reader_reads(name):
     drawn = [draw_captcha(Config(), "test", i) for i in range(8)]
     answers = pretrained.read(name, [image for _, image in drawn], Config())
     assert sum(text == label for text, (label, _) in zip(answers.texts, drawn, strict=True)) >= 2
+
+
+# ---------------------------------------------------------------------- the initial weights
+
+
+TINY_STYLES = initial_weights.SETTINGS | {"width": 37, "height": 23, "char_num": "1-2", "channels": 3}
+
+
+def test_the_initial_weights_are_written_as_the_program_finds_them(tmp_path, monkeypatch, capsys, tf):
+    starts, run_model = [], initial_weights.driver.run_model
+
+    def note(config, train, validation, test, start):
+        starts.append((config.Epoch, config.alpha, start is not None, len(train.images), len(test.images)))
+        return run_model(config, train, validation, test, start)
+
+    path = tmp_path / "weights.npz"
+    monkeypatch.setattr(initial_weights, "SETTINGS", TINY_STYLES)
+    monkeypatch.setattr(initial_weights, "OTHER_IMAGES", 5)
+    monkeypatch.setattr(initial_weights, "PHASES", ((3, 4e-3), (9, 1e-3)))
+    monkeypatch.setattr(initial_weights, "check_fonts", lambda: None)
+    monkeypatch.setattr(initial_weights.driver, "run_model", note)
+    monkeypatch.setattr("captcha_cnn.initial_weights.SHIPPED", path)
+    monkeypatch.chdir(tmp_path)
+    assert initial_weights.main(["--images", "9", "--epochs", "2", "--to", str(path)]) == 0
+    assert starts == [(2, 4e-3, False, 9, 5), (2, 1e-3, True, 9, 5)]
+    assert sorted(each.name for each in tmp_path.iterdir()) == [path.name], "nothing else is left"
+    found = find_initial_weights(replace(TINY, images="mine"))
+    assert (found.height, found.channels, len(found.characters)) == (23, 3, 62)
+    assert all(np.isfinite(values).all() for values in found.weights.values())
+    printed = capsys.readouterr().out
+    assert "Test: " in printed
+    assert f"{path}: 0.0" in printed
+
+
+def test_the_sets_of_the_initial_weights_differ_and_are_repeatable():
+    config = Config(**TINY_STYLES)
+    sets = {name: initial_weights.draw_set(config, name, 3) for name in initial_weights.SEEDS}
+    assert len({data.images.tobytes() for data in sets.values()}) == 3
+    again = initial_weights.draw_set(config, "validation", 3)
+    assert np.array_equal(again.images, sets["validation"].images)
+    seed = initial_weights.SEEDS["validation"]
+    _, labels = draw_styles(3, seed, config.alphabet, (1, 2), (37, 23))
+    assert np.array_equal(again.labels[0], initial_weights.ReadData(config).label2vec(labels[0]))
+
+
+def test_the_shipped_initial_weights_know_all_letters_and_digits_of_two_to_eight():
+    config = Config(**initial_weights.SETTINGS)
+    assert len(config.alphabet) == 62
+    assert (config.min_length, config.max_length) == (2, 8)
+
+
+def test_missing_fonts_are_one_sentence(monkeypatch, tmp_path):
+    monkeypatch.setattr(initial_weights, "train", None)
+    needed = tmp_path / "requirements-styles.txt"
+    needed.write_text("# fonts\nnumpy>=1\nfont-no-such>=1\nfont-nor-this\n", encoding="utf-8")
+    monkeypatch.setattr(initial_weights, "REQUIREMENTS", needed)
+    with pytest.raises(
+        CaptchaError, match="but font-no-such and 1 other packages are missing: pip install -r"
+    ):
+        initial_weights.main([])
+    needed.write_text("numpy>=1\n", encoding="utf-8")
+    initial_weights.check_fonts()

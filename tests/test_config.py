@@ -58,8 +58,22 @@ BAD = [
     ({"width": "wide"}, "width must be a whole number from 8 to 4096, not 'wide'"),
     ({"height": 10**9}, "height must be a whole number from 8 to 4096, not 1000000000"),
     ({"height": 60.5}, "height must be a whole number from 8 to 4096, not 60.5"),
-    ({"char_num": -1}, "char_num must be a whole number from 1 to 64, not -1"),
-    ({"char_num": True}, "char_num must be a whole number from 1 to 64, not True"),
+    ({"char_num": -1}, "char_num must be a whole number from 1 to 64, or a range such as 4-6, not -1"),
+    ({"char_num": True}, "from 1 to 64, or a range such as 4-6, not True"),
+    ({"char_num": 4.0}, "from 1 to 64, or a range such as 4-6, not 4.0"),
+    ({"char_num": 65}, "from 1 to 64, or a range such as 4-6, not 65"),
+    ({"char_num": "x"}, "from 1 to 64, or a range such as 4-6, not 'x'"),
+    ({"char_num": "6-4"}, "from 1 to 64, or a range such as 4-6, not '6-4'"),
+    ({"char_num": "4-65"}, "from 1 to 64, or a range such as 4-6, not '4-65'"),
+    ({"char_num": "0-3"}, "from 1 to 64, or a range such as 4-6, not '0-3'"),
+    ({"char_num": "4-"}, "from 1 to 64, or a range such as 4-6, not '4-'"),
+    ({"char_num": (4, 5, 6)}, "from 1 to 64, or a range such as 4-6, not (4, 5, 6)"),
+    ({"char_num": [True, 6]}, "from 1 to 64, or a range such as 4-6, not [True, 6]"),
+    ({"char_num": "\u0664-6"}, "from 1 to 64, or a range such as 4-6, not"),
+    (
+        {"char_num": "4-6", "network": "classic"},
+        "char_num must be one number for network classic, not '4-6'",
+    ),
     ({"Epoch": 0}, "Epoch must be a whole number from 1 to 1000000000, not 0"),
     ({"batch_size": 0}, "batch_size must be a whole number from 1 to 1000000, not 0"),
     ({"print_per_batch": 0}, "print_per_batch must be a whole number from 1 to 1000000000, not 0"),
@@ -104,6 +118,33 @@ def test_too_few_time_steps_are_refused_with_the_width_that_is_needed(char_num, 
     with pytest.raises(ConfigError, match=f"use a width of at least {width}$"):
         Config(char_num=char_num, width=width - 1)
     assert Config(char_num=char_num, width=width).time_steps == 2 * char_num - 1
+
+
+def test_a_range_of_lengths_needs_time_steps_for_the_longest():
+    with pytest.raises(ConfigError, match=r"for each of 7 characters .* use a width of at least 97$"):
+        Config(char_num="1-7", width=96)
+    assert Config(char_num="1-7", width=97).time_steps == 13
+
+
+@pytest.mark.parametrize(
+    ("given", "stored", "lengths"),
+    [
+        (5, 5, (5, 5)),
+        ("5", 5, (5, 5)),
+        ("5-5", 5, (5, 5)),
+        ([5, 5], 5, (5, 5)),
+        ("4-6", "4-6", (4, 6)),
+        ((4, 6), "4-6", (4, 6)),
+        ([4, 6], "4-6", (4, 6)),
+        ("1-10", "1-10", (1, 10)),
+    ],
+)
+def test_lengths_are_a_number_or_a_range(given, stored, lengths):
+    config = Config(char_num=given)
+    assert (config.char_num, (config.min_length, config.max_length)) == (stored, lengths)
+    assert type(config.char_num) is type(stored)
+    assert Config(**json.loads(json.dumps(config.as_dict()))) == config == Config(char_num=stored)
+    assert parse([f"--char-num={stored}"], "") == config
 
 
 def test_every_field_is_a_flag():

@@ -212,6 +212,82 @@ def test_the_dynamic_programmes_of_this_file_equal_listing_every_alignment(time_
         assert np.exp(found) == pytest.approx(prob, rel=1e-12)
 
 
+# ---------------------------------------------------------------------- lengths that differ
+
+# T, K, fewest and most characters; in some, not every text has an alignment.
+RANGES = [(5, 3, 1, 3), (5, 3, 2, 3), (4, 2, 1, 2), (6, 2, 1, 4), (7, 2, 2, 4), (4, 3, 2, 3), (2, 4, 1, 2)]
+
+
+def list_all_texts(probs, shortest, longest):
+    """{text: probability} of all texts of these lengths that have an alignment."""
+    return {text: prob for n in range(shortest, longest + 1) for text, prob in list_texts(probs, n).items()}
+
+
+def best_of_length(totals, length, characters):
+    """The most probable class of each place of texts of that length, and the text with one replaced."""
+    places = np.zeros([length, characters])
+    for text, prob in totals.items():
+        if len(text) == length:
+            places[np.arange(length), text] += prob
+    ranked = np.sort(places, axis=1)
+    place = (ranked[:, -2] / ranked[:, -1]).argmax()
+    winner, replaced = places.argmax(axis=1), places.argmax(axis=1)
+    replaced[place] = places[place].argsort()[-2]
+    return [tuple(winner.tolist()), tuple(replaced.tolist())]
+
+
+def pad(texts, length):
+    return np.array([[*text, *[-1] * (length - len(text))] for text in texts], np.int32)
+
+
+@pytest.mark.parametrize(("time_steps", "characters", "shortest", "longest"), RANGES)
+def test_decoding_among_several_lengths_equals_listing_every_alignment(
+    time_steps, characters, shortest, longest, tf
+):
+    from captcha_cnn.ctc import decode
+
+    probs = random_probs(time_steps, characters, images=24)
+    found = run(tf, lambda each: decode(tf.math.log(each), longest, shortest), probs)
+    assert found.chars.shape == found.char_probs.shape == found.runner_up.shape == (24, longest)
+    for image, (chars, confidence, char_probs, runner_up, runner_up_confidence) in enumerate(
+        zip(*found, strict=True)
+    ):
+        totals = list_all_texts(probs[:, image], shortest, longest)
+        total = sum(totals.values())
+        candidates = [
+            text for n in range(shortest, longest + 1) for text in best_of_length(totals, n, characters)
+        ]
+        best, second, *_ = sorted(candidates, key=lambda text: -totals.get(text, 0))
+        assert [chars.tolist(), runner_up.tolist()] == pad([best, second], longest).tolist()
+        assert confidence == pytest.approx(totals[best] / total, rel=1e-5)
+        assert runner_up_confidence == pytest.approx(totals.get(second, 0) / total, rel=1e-5, abs=1e-7)
+        for place, char in enumerate(best):
+            expected = sum(p for text, p in totals.items() if len(text) > place and text[place] == char)
+            assert char_probs[place] == pytest.approx(expected / total, rel=1e-5)
+        assert not char_probs[len(best) :].any()
+    lengths = {int((each >= 0).sum()) for each in found.chars}
+    assert len(lengths) > 1 or time_steps == 2, "the answers must differ in length for this test to say much"
+
+
+@pytest.mark.parametrize(("time_steps", "characters", "shortest", "longest"), RANGES)
+def test_loss_and_probability_of_labels_that_differ_in_length_equal_listing_every_alignment(
+    time_steps, characters, shortest, longest, tf
+):
+    from captcha_cnn.ctc import ctc_loss, label_prob
+
+    probs = random_probs(time_steps, characters, images=1)
+    totals = list_all_texts(probs[:, 0], shortest, longest)
+    labels = pad(totals, longest)
+    probs = np.repeat(probs, len(totals), axis=1)
+    found = run(tf, lambda each: label_prob(tf.math.log(each), tf.constant(labels), shortest), probs)
+    losses = run(tf, lambda logits: ctc_loss(logits, tf.constant(labels), shortest), np.log(probs))
+    assert found.sum() == pytest.approx(1, rel=1e-5)
+    total = sum(totals.values())
+    for (text, expected), prob, loss in zip(totals.items(), found, losses, strict=True):
+        assert prob == pytest.approx(expected / total, rel=1e-5)
+        assert loss == pytest.approx(-np.log(expected) / len(text), rel=1e-5, abs=1e-6)
+
+
 # ---------------------------------------------------------------------- every length
 
 
@@ -247,6 +323,43 @@ def test_everything_is_exact_for_every_length(time_steps, characters, length, tf
         ranked = np.argsort(-at_place)
         assert_close(np.exp(at_place[ranked[:1]]), at_place[p.chars[place]], -total, time_steps)
         assert_close(np.exp(at_place[ranked[1:2]]), at_place[p.runner_up[place]], -total, time_steps)
+
+
+# T, K, fewest and most characters.
+LARGER_RANGES = [(20, 36, 1, 4), (20, 10, 4, 6), (31, 2, 13, 16), (70, 10, 31, 32)]
+
+
+@pytest.mark.parametrize(("time_steps", "characters", "shortest", "longest"), LARGER_RANGES)
+def test_everything_is_exact_among_several_lengths(time_steps, characters, shortest, longest, tf):
+    from captcha_cnn.ctc import ctc_loss, decode, label_prob
+
+    logits = random_logits(time_steps, characters)
+    with tf.Graph().as_default(), quick_session(tf) as session:
+        x = tf.placeholder(tf.float32, [time_steps, None, characters + 1])
+        labels = tf.placeholder(tf.int32, [None, longest])
+        log_probs = tf.nn.log_softmax(x)
+        predictions = session.run(decode(log_probs, longest, shortest), {x: logits})
+        outputs = label_prob(log_probs, labels, shortest), ctc_loss(x, labels, shortest)
+        label_probs, losses = session.run(outputs, {x: logits, labels: predictions.runner_up})
+    for image in range(logits.shape[1]):
+        p = type(predictions)(*(each[image] for each in predictions))
+        assert p.confidence >= p.runner_up_confidence
+        assert (p.chars != p.runner_up).any()
+        texts = [each[each >= 0] for each in (p.chars, p.runner_up)]
+        assert all(shortest <= len(text) for text in texts)
+        assert np.array_equal(pad(texts, longest), [p.chars, p.runner_up]), "it ends where it is padded"
+        expected = log_softmax(logits[:, image])
+        total = np.logaddexp.reduce([log_total(expected, n)[0] for n in range(shortest, longest + 1)])
+        text, runner_up = (text_log_prob(expected, each) for each in texts)
+        assert_close(p.confidence, text - total, -text, time_steps)
+        assert_close(p.runner_up_confidence, runner_up - total, -runner_up, time_steps)
+        assert_close(label_probs[image], runner_up - total, -runner_up, time_steps)
+        compare_loss(losses[image], -runner_up / len(texts[1]), logits[:, image])
+        for place in {0, len(texts[0]) - 1}:
+            lengths = range(max(shortest, place + 1), longest + 1)
+            chosen = [log_total(expected, n, [place], [p.chars[place]])[0] for n in lengths]
+            assert_close(p.char_probs[place], np.logaddexp.reduce(chosen) - total, -total, time_steps)
+        assert not p.char_probs[len(texts[0]) :].any()
 
 
 def compare_loss(found, expected, logits):
@@ -359,3 +472,48 @@ def test_texts_are_spelled_with_the_alphabet(tf):
     assert [[text.decode() for text in each] for each in strings] == [["aé", "77"], ["77", "aé"]]
     assert codes[0].tolist() == [[ord("a"), ord("é")], [ord("7"), ord("7")]]
     assert codes[1].tolist() == codes[0][::-1].tolist()
+
+
+def test_texts_that_differ_in_length_are_padded_with_the_code_point_0(tf):
+    from captcha_cnn.ctc import Predictions, to_text
+    from config import Config
+
+    config = Config(characters="aé7", char_num="1-3")
+    with tf.Graph().as_default(), tf.Session() as session:
+        chars = tf.constant([[0, 1, -1], [2, -1, -1], [0, 0, 0]])
+        predictions = Predictions(chars, None, None, chars[::-1], None)
+        strings = to_text(predictions, config, strings=True)
+        codes = to_text(predictions, config, strings=False)
+        strings, codes = session.run([[strings.chars, strings.runner_up], [codes.chars, codes.runner_up]])
+    texts = ["aé", "7", "aaa"]
+    assert [[text.decode() for text in each] for each in strings] == [texts, texts[::-1]]
+    assert codes[0].tolist() == [[ord("a"), ord("é"), 0], [ord("7"), 0, 0], [ord("a")] * 3]
+    assert codes[1].tolist() == codes[0][::-1].tolist()
+
+
+def test_classes_of_one_hot_labels_end_where_there_is_no_one(tf):
+    from captcha_cnn.ctc import PAST_END, label_classes
+    from config import Config
+
+    for char_num, expected in (("1-3", [[1, PAST_END, PAST_END], [0, 2, 1]]), (3, [[1, 0, 0], [0, 2, 1]])):
+        config = Config(characters="abc", char_num=char_num)
+        y = np.zeros([2, 3, 3], np.float32)
+        y[0, 0, 1] = y[1, 0, 0] = y[1, 1, 2] = y[1, 2, 1] = 1
+        with tf.Graph().as_default(), tf.Session() as session:
+            found = session.run(label_classes(tf.constant(y.reshape(2, 9)), config))
+        assert found.tolist() == expected
+
+
+def test_a_range_of_one_length_adds_nothing_to_the_graph(tf):
+    from captcha_cnn.ctc import ctc_loss, decode, label_prob
+
+    def operations(*min_length):
+        with tf.Graph().as_default() as graph:
+            x, labels = tf.placeholder(tf.float32, [7, None, 4]), tf.placeholder(tf.int32, [None, 3])
+            decode(x, 3, *min_length), label_prob(x, labels, *min_length), ctc_loss(x, labels, *min_length)
+            return [(each.name, each.op, tuple(each.input)) for each in graph.as_graph_def().node]
+
+    assert operations() == operations(3) != operations(2)
+    looks_for_padding = "GreaterEqual"  # of labels and texts
+    assert looks_for_padding in {op for _, op, _ in operations(2)}
+    assert looks_for_padding not in {op for _, op, _ in operations(3)}

@@ -2,9 +2,11 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,9 @@ from bad_files import BAD_FILES, RAMP, png, png_with_claimed_size, write_bad_fil
 from conftest import PROJECT, TINY
 from PIL import Image
 
+from captcha_cnn import images
 from captcha_cnn.drawing import draw_captcha
-from captcha_cnn.images import ImageError, decode_image
+from captcha_cnn.images import ImageError, decode_image, fit_image, image_for
 from generate_captcha import ReadData
 
 SIZE = (TINY.width, TINY.height)
@@ -240,3 +243,67 @@ def test_memory_stays_bounded_with_bad_files(tmp_path):
     from_bombs, from_ten_thousand = map(int, done.stdout.split())
     assert from_bombs < 128, "MB; nine files ask for a gigabyte each or more"
     assert from_ten_thousand < 8
+
+
+# ---------------------------------------------------------------------- images of any size
+
+
+SIZES = [(37, 23), (40, 20), (20, 40), (1, 1), (100, 3), (3, 100), (74, 46), (36, 23), (37, 22)]
+
+
+def documented_fit():
+    """The function that docs/export.md shows, for those who read exported files without this project."""
+    page = (PROJECT / "docs" / "export.md").read_text(encoding="utf-8")
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", page, re.S) if "def fit(" in code]
+    names = {}
+    exec(code, names)
+    return names["fit"]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("stretch", [1.0, 1.37, 0.5, 10.0])
+def test_the_documented_scaling_gives_the_very_same_pixels(size, stretch):
+    image = np.random.default_rng(0).integers(0, 255, size[::-1], dtype=np.uint8)
+    for width, height in ((37, 23), (160, 60)):
+        expected = fit_image(image, (width, height), stretch)
+        assert (expected.shape, expected.dtype) == ((height, width), np.uint8)
+        assert np.array_equal(documented_fit()(image, width, height, stretch), expected)
+
+
+def test_an_image_of_the_models_size_stays_as_it_is():
+    assert fit_image(RAMP, (37, 23)) is RAMP
+    config = replace(TINY, images="mine")
+    assert np.array_equal(image_for(Image.fromarray(RAMP), config), RAMP)
+
+
+def test_an_image_is_centred_and_padded_with_the_median_of_its_border():
+    image = np.full((10, 10), 90, np.uint8)
+    image[4:6, 4:6] = 200
+    image[0, :3] = 0  # a few pixels of something else
+    fitted = fit_image(image, (30, 10))
+    assert np.array_equal(fitted[:, 10:20], image)
+    assert (fitted[:, :10] == 90).all()
+    assert (fitted[:, 20:] == 90).all()
+
+
+def test_the_stretch_is_horizontal():
+    image = np.tile(np.arange(0, 200, 10, dtype=np.uint8), (20, 1))
+    fitted = fit_image(image, (60, 20), 2.0)
+    assert (fitted[:, :10] == fitted[0, 0]).all()
+    assert fitted[0, 10] < 10 < 180 < fitted[0, 49], "40 px wide"
+
+
+def test_drawn_captchas_must_have_the_size_and_own_images_need_not():
+    image = Image.fromarray(RAMP).resize((50, 30))
+    with pytest.raises(ImageError, match="another size: 50x30 px, not 37x23"):
+        image_for(image, TINY)
+    assert image_for(image, replace(TINY, images="mine")).shape == (23, 37)
+
+
+def test_an_image_without_pixels_or_with_too_many_is_refused(monkeypatch):
+    config = replace(TINY, images="mine")
+    with pytest.raises(ImageError, match="not an image"):
+        image_for(np.zeros((0, 5), np.uint8), config)
+    monkeypatch.setattr(images, "MAX_PIXELS", 1000)
+    with pytest.raises(ImageError, match=r"a huge size: 50x30 px, not at most 1,000 in all"):
+        image_for(Image.new("L", (50, 30)), config)

@@ -114,7 +114,8 @@ def test_no_import_cycle():
             return
         path.append(module)
         for each in sorted(project_imports(module)):
-            visit(each)
+            if not module.startswith(f"{each}."):  # its own package may bring together what is inside
+                visit(each)
         done.add(path.pop())
 
     for module in sorted(SOURCES):

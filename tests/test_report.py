@@ -53,6 +53,7 @@ def test_the_report_fits_a_terminal_and_a_script():
         r"^Captcha accuracy:  57.14% \(4 of 7, 95% interval \d\d.\d\d to \d\d.\d\d\)$", text, re.M
     )
     assert "Character accuracy:  85.71% (18 of 21, " in text
+    assert "Character error rate: 14.29% (edit distance 3, 21 characters)" in text
     assert "c read as d: 2" in text
     assert "abc read as abd, 0.9700: abc_1.png" in text
 
@@ -71,6 +72,19 @@ def test_ten_of_many_mistakes_are_printed():
     text = text_report(report_of([("aaa", "bbb", 0.5)] * 12), ["x"] * 12)
     assert text.count("aaa read as bbb") == 10
     assert "(10 of 12)" in text
+
+
+def test_texts_of_other_lengths_than_their_labels_are_mistakes(tmp_path):
+    rows = [("abcd", "bcd", 0.5), ("ab", "ab", 0.9), ("abc", "abdd", 0.7)]
+    text = text_report(report_of(rows), ["x.png", "y.png", "z.png"])
+    assert "Captcha accuracy:  33.33% (1 of 3, " in text
+    assert "Character accuracy:  66.67% (6 of 9, " in text
+    assert "Character error rate: 33.33% (edit distance 3, 9 characters)" in text
+    assert "Confusions:\n  c read as d: 1\n\n" in text
+    assert text.endswith("abc read as abdd, 0.7000: z.png\n  abcd read as bcd, 0.5000: x.png")
+    page = Page(write_page(tmp_path, rows)).text
+    assert "Character error rate: 33.33% (edit distance 3, 9 characters)" in page
+    assert "abcd, read as bcd, confidence 50.00%" in page
 
 
 # ---------------------------------------------------------------------- as a page
@@ -157,6 +171,6 @@ def test_the_charts_hold_their_points(tmp_path):
 
 def test_without_the_template_engine_one_sentence_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(CaptchaError, match=r"--report needs jinja2, .*: pip install -r requirements.txt"):
+    with pytest.raises(CaptchaError, match=r"a page needs jinja2, .*: pip install -r requirements.txt"):
         write_page(tmp_path, ROWS)
     assert not (tmp_path / "index.html").exists()

@@ -32,9 +32,10 @@ import json, os, random, signal, sys, threading, time
 sys.path[0] = sys.argv[1]  # and not the current folder, which imports would list
 # As run_main() has them, which sets them too late for the TensorFlow that is imported here.
 os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="1", CUDA_VISIBLE_DEVICES="-1")
-from captcha_cnn import checkpoint, cli, tf_runtime
+from captcha_cnn import checkpoint, cli, plateau, tf_runtime
 tf_runtime.load_tensorflow()
 import cnn_model, driver
+plateau.DRAWN_IMAGES, plateau.DRAWN_STEPS = 60, 400  # a run on the plateau draws them in a moment
 
 def kill_soon(longest):
     def kill():

@@ -19,11 +19,11 @@ MODEL = SimpleNamespace(
     loss="loss",
     likelihood="likelihood",
     predictions=SimpleNamespace(chars="chars"),
-    correct="correct",
+    labels="labels",
     train_op="train_op",
     training_loss="training_loss",
 )
-EVALUATION = ["loss", "likelihood", "chars", "correct"]
+EVALUATION = ["loss", "likelihood", "chars", "labels"]
 TRAINING = ["train_op", "training_loss"]
 
 
@@ -52,9 +52,9 @@ class FakeSession:
         assert fetches == EVALUATION
         assert feed["keep_prob"] == 1.0
         count = len(feed["x"])
-        correct = np.arange(count)[:, None] < [self.right(self.step)] * 3
+        wrong = np.arange(count)[:, None] >= [self.right(self.step)] * 3
         loss = np.full(count, self.validation(self.step))
-        return loss, np.exp(-3 * loss), correct * 0, correct
+        return loss, np.exp(-3 * loss), wrong * 1, wrong * 0
 
 
 class FakeCheckpoint:
@@ -77,8 +77,8 @@ class FakeWriter:
     def __init__(self):
         self.points = []
 
-    def add_scalars(self, step, train, validation):
-        self.points.append((step, train, validation))
+    def add_metrics(self, step, batch, validation, others):
+        self.points.append((step, batch.as_scalars() | others, validation.as_scalars()))
 
     def add_images(self, step, images):
         assert set(images) == {"confusion_matrix", "worst_predictions"}

@@ -1,0 +1,165 @@
+"""Initial weights from an earlier model, of another size, length or alphabet.
+
+Convolutions do not depend on any of these and are taken as they are. The last layer has a row of
+weights for each character, and the rows of characters that both models know are taken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from captcha_cnn.checkpoint import CheckpointData, load_latest
+from captcha_cnn.tf_runtime import load_tensorflow
+from config import CaptchaError, Config, ConfigError, escape_unprintable
+
+SHIPPED = Path(__file__).with_name("weights") / "styles.npz"  # of captchas of many styles
+HEAD = "ctc_head/"
+CONFIG = "config"  # the entry of the file that holds the settings, as JSON
+
+
+# What differs from the defaults for own images (`--images`), which may be few and look like anything.
+OWN_IMAGES: dict[str, Any] = {
+    "channels": 48,
+    "alpha": 2e-3,
+    "squeeze": 0.0,  # it takes characters to be evenly spaced over the whole width
+    "shift": 0.12,  # these three are twice as much as for drawn captchas
+    "scale": 0.3,
+    "shear": 0.5,
+}
+
+
+class InitialWeights(NamedTuple):
+    """Weights to begin with, by the name of their variable, and the settings of their model."""
+
+    source: str  # for the user
+    weights: dict[str, np.ndarray]
+    characters: str
+    height: int
+    channels: int
+
+
+def find_initial_weights(config: Config) -> InitialWeights | None:
+    """What `config.start_from` names; None for fresh weights.
+
+    Raises:
+        CaptchaError: there is no such model, or it cannot be begun with.
+    """
+    automatic = config.start_from == "auto"
+    if config.start_from == "none" or (automatic and (not config.images or config.network == "classic")):
+        return None
+    if automatic:
+        return read_weights(SHIPPED)
+    if config.network == "classic":
+        raise ConfigError(
+            "start_from must be left out with network classic, which begins with random weights"
+        )
+    load_tensorflow()
+    saved = load_latest(config.start_from)
+    if saved.config.network != "ctc" or not saved.initial:
+        raise CaptchaError(
+            f"{escape_unprintable(config.start_from)} must hold a model of network ctc and of this version, "
+            "but holds another: name another folder with --start-from"
+        )
+    return of_checkpoint(saved, escape_unprintable(config.start_from))
+
+
+def own_image_settings(config: Config, initial: InitialWeights | None, given: Collection[str]) -> Config:
+    """The settings for own images, with height and channels of the initial weights, but for those given."""
+    found = OWN_IMAGES | ({"height": initial.height, "channels": initial.channels} if initial else {})
+    return replace(config, **{name: value for name, value in found.items() if name not in given})
+
+
+def of_checkpoint(saved: CheckpointData, source: str) -> InitialWeights:
+    """The best weights of a checkpoint, as training has them."""
+    config = saved.config
+    return InitialWeights(source, saved.initial, config.alphabet, config.height, config.channels)
+
+
+def write_weights(path: Path, initial: InitialWeights) -> None:
+    """Write weights as a compressed file, in float16."""
+    settings = {"characters": initial.characters, "height": initial.height, "channels": initial.channels}
+    arrays = {name: values.astype(np.float16) for name, values in initial.weights.items()}
+    np.savez_compressed(path, **arrays, **{CONFIG: np.array(json.dumps(settings))})  # type: ignore[arg-type]
+
+
+def read_weights(path: Path) -> InitialWeights:
+    """Read what write_weights() wrote.
+
+    Raises:
+        CaptchaError: the file is missing or damaged.
+    """
+    try:
+        with np.load(path) as archive:
+            arrays = dict(archive)
+        settings: dict[str, Any] = json.loads(str(arrays.pop(CONFIG)))
+        weights = {name: values.astype(np.float32) for name, values in arrays.items()}
+        return InitialWeights("captchas of many styles", weights, **settings)
+    except Exception as error:  # zipfile and NumPy raise nearly anything on damaged data
+        raise CaptchaError(
+            f"{escape_unprintable(path)} must hold the initial weights of this program, but cannot be read "
+            f"({error}): get the file again, or use --start-from none"
+        ) from None
+
+
+def adapt(initial: InitialWeights, config: Config, fresh: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Those weights for another alphabet.
+
+    Args:
+        fresh: random weights of the new model, by name; the rows of new characters stay as they are there.
+    Raises:
+        CaptchaError: the models differ in more than size, length and alphabet.
+    """
+    if (config.height + 15) // 16 != (initial.height + 15) // 16 or config.channels != initial.channels:
+        raise CaptchaError(
+            f"initial weights must be of a model of the same height and channels, but are of "
+            f"{initial.height} px and {initial.channels}, not {config.height} px and {config.channels}: "
+            "leave out --height and --channels, or use --start-from none"
+        )
+    rows = len(initial.characters) + 1
+    expected = {
+        name: (*values.shape[:-1], rows) if name.startswith(HEAD) else values.shape
+        for name, values in fresh.items()
+    }
+    if expected != {name: values.shape for name, values in initial.weights.items()}:
+        raise CaptchaError(
+            f"initial weights must be of this version of the program, but those of {initial.source} are of "
+            "another: use --start-from none"
+        )
+    old_rows = {character: i for i, character in enumerate(initial.characters)}
+    known = [(i, old_rows[c]) for i, c in enumerate(config.alphabet) if c in old_rows]
+    new, old = np.array([*known, (len(config.alphabet), len(initial.characters))]).T  # the blank is last
+    adapted = {}
+    for name, values in initial.weights.items():
+        adapted[name] = values
+        if name.startswith(HEAD):
+            adapted[name] = fresh[name].copy()
+            adapted[name][..., new] = values[..., old]
+    return adapted
+
+
+def load_initial_weights(
+    session: Any, averages: dict[str, Any], initial: InitialWeights, config: Config
+) -> None:
+    """Give the variables of the graph those weights, the moving averages too.
+
+    Args:
+        averages: the averaged variables, by the name of the trained ones.
+    """
+    import tensorflow.compat.v1 as tf
+
+    trained = {v.op.name: v for v in tf.global_variables() if v.op.name in averages}
+    weights = adapt(initial, config, session.run(trained))
+    for name, values in weights.items():
+        for variable in {trained[name], averages[name]}:
+            variable.load(values, session)
+    known = len(set(initial.characters) & set(config.alphabet))
+    print(
+        f"Initial weights: {initial.source}, which have {known} of the {len(config.alphabet)} characters",
+        flush=True,
+    )

@@ -1,0 +1,274 @@
+"""A user's own labelled images: what is found from them.
+
+Nothing in the folder is moved, copied or changed. captcha_cnn/own_sets.py splits them into three sets.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+
+from captcha_cnn.dataset import check_label, report_left_out
+from captcha_cnn.images import ImageError, decode_image
+from captcha_cnn.labels import BadFile, labelled_files, mixes_directions, normalize_label
+from captcha_cnn.parallel import parallel_map
+from config import CaptchaError, Config, ConfigError, escape_unprintable
+
+MIN_CHAR_WIDTH = 20  # pixels of the model's width for each character
+WIDEST_SHARE = 0.98  # of the images that fit into the model's width at full height
+MIN_IMAGES = 10  # different ones that a training needs
+MIN_STEPS = 1000  # about, from initial weights; as many more as there are images
+MIN_LENGTH_SHARE = 1 / 200  # of the labels; a length that fewer have is taken as a mistake
+MIN_CHARACTER_SHARE = 1 / 50  # of the average character's count; one with less is taken as a mistake
+MAX_STRETCH, MAX_WIDTH = 10.0, 4096  # of Config
+SERIAL_LIMIT = 1000  # images that one process decodes before others have started to help
+
+
+class OwnImage(NamedTuple):
+    """One labelled image that can be used."""
+
+    path: str  # inside the folder
+    label: str
+    size: tuple[int, int]  # width and height, in pixels
+    digest: str  # SHA-256 of its size and grey levels
+    animated: bool
+
+
+class OwnImages(NamedTuple):
+    """What was found in a folder."""
+
+    config: Config  # with what was found
+    images: list[OwnImage]  # no two the same
+    copies: dict[str, list[str]]  # paths of identical images, by the path of the one that is used
+    left_out: list[BadFile]
+    unlabelled: int
+    source: str  # where the labels are from
+
+
+def check_given(config: Config, given: Collection[str]) -> None:
+    """Raise a ConfigError for settings that would do nothing beside each other, or mix two sets.
+
+    Args:
+        given: names of the settings that the user names.
+    """
+    alone = {"train_folder", "generate_num"} if config.images else {"labels", "stretch"}
+    for name in sorted(alone & set(given)):
+        if getattr(config, name) == getattr(Config, name):
+            continue
+        expected = "is split into the three sets" if config.images else "is missing"
+        raise ConfigError(f"{name} must be left out, since --images FOLDER {expected}")
+    for name in ("validation_folder", "test_folder"):
+        if config.images and name in given and _is_inside(getattr(config, name), config.images):
+            raise ConfigError(
+                f"{name} must lie outside of {escape_unprintable(config.images)}, all of whose images, in "
+                "sub-folders too, are split into the three sets: move it, or leave it out"
+            )
+
+
+def check_outside(path: str, config: Config, flag: str) -> None:
+    """Raise a ConfigError where something would be written into the user's folder of images."""
+    if config.images and _is_inside(path, config.images):
+        raise ConfigError(
+            f"{escape_unprintable(path)} must lie outside of {escape_unprintable(config.images)}, into which "
+            f"nothing is ever written: name another place with {flag}"
+        )
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
+
+
+def find_images(config: Config, given: Collection[str] = ()) -> OwnImages:
+    """Look through the folder `config.images`, and set what its images say.
+
+    Files that are left out are named on standard error.
+
+    Args:
+        given: names of the settings that the user names; they are kept.
+    Raises:
+        CaptchaError: the folder has no usable labels or images; says what is missing.
+    """
+    check_given(config, given)
+    given = set(given)
+    found = labelled_files(config.images, config.labels)
+    labels = {path: normalize_label(label, config.ignore_case) for path, label in found.labels.items()}
+    images, bad = _decode_all(config.images, labels)
+    images, mistakes = _without_mistakes(images, config, given)
+    images, copies, conflicts = _without_copies(images)
+    left_out = [*found.bad, *bad, *mistakes, *conflicts]
+    report_left_out(config.images, left_out, len(found.labels) + len(found.bad))
+    if len(images) < MIN_IMAGES:
+        advice = "label more" if images else "correct what is named above" if left_out else "put some there"
+        raise CaptchaError(
+            f"{escape_unprintable(config.images)} must hold at least {MIN_IMAGES} different labelled images, "
+            f"but holds {len(images) or 'none'} that can be used: {advice}"
+        )
+    config = replace(config, **_settings(images, config, given))
+    if mixes_directions(config.alphabet):
+        print(
+            f"{escape_unprintable(config.images)}: labels with characters of both writing directions must be "
+            "in the order in which they stand in the image, from left to right",
+            file=sys.stderr,
+            flush=True,
+        )
+    return OwnImages(config, images, copies, left_out, found.unlabelled, found.source)
+
+
+def _decode_all(folder: str, labels: Mapping[str, str]) -> tuple[list[OwnImage], list[BadFile]]:
+    images, bad = [], []
+    work, title = functools.partial(_decode_part, folder), f"Looking through {escape_unprintable(folder)}"
+    for image_part, bad_part in parallel_map(work, list(labels.items()), title, SERIAL_LIMIT):
+        images += image_part
+        bad += bad_part
+    return images, bad
+
+
+def _decode_part(folder: str, labels: Sequence[tuple[str, str]]) -> tuple[list[OwnImage], list[BadFile]]:
+    images, bad = [], []
+    for name, label in labels:
+        path = os.path.join(folder, name)
+        try:
+            image = decode_image(path)
+        except ImageError as error:
+            bad.append(BadFile(name, error.category, str(error)))
+            continue
+        height, width = image.shape
+        digest = hashlib.sha256(b"%d %d " % image.shape + image.tobytes()).hexdigest()
+        images.append(OwnImage(name, label, (width, height), digest, _is_animated(path)))
+    return images, bad
+
+
+def _is_animated(path: str) -> bool:
+    if not path.lower().endswith((".gif", ".webp", ".png")):
+        return False
+    try:
+        with Image.open(path) as image:
+            return bool(getattr(image, "is_animated", False))
+    except Exception:  # Pillow raises nearly anything on damaged data; the first frame was decoded
+        return False
+
+
+def _without_mistakes(
+    images: Sequence[OwnImage], config: Config, given: set[str]
+) -> tuple[list[OwnImage], list[BadFile]]:
+    """Leave out labels that cannot be right: what the user names, or most other labels, rule them out."""
+    lengths = Counter(len(image.label) for image in images)
+    counts = Counter(character for image in images for character in set(image.label))
+    average = sum(counts.values()) / max(1, len(counts))
+    kept, bad = [], []
+    for image in images:
+        try:
+            check_label(image.label, config, {"char_num", "characters"} & given)
+            _check_frequency(image.label, lengths, counts, average, given)
+        except ImageError as error:
+            bad.append(BadFile(image.path, error.category, str(error)))
+        else:
+            kept.append(image)
+    return kept, bad
+
+
+def _check_frequency(
+    label: str, lengths: Counter[int], counts: Counter[str], average: float, given: set[str]
+) -> None:
+    total, shown = sum(lengths.values()), escape_unprintable(label)
+    if "char_num" not in given and lengths[len(label)] < MIN_LENGTH_SHARE * total:
+        raise ImageError(
+            "label of a rare length",
+            f"{shown!r} has {len(label)} characters, as {lengths[len(label)]} of {total} labels have: "
+            "correct it, or allow it with --char-num",
+        )
+    rare = [c for c in label if counts[c] < MIN_CHARACTER_SHARE * average]
+    if "characters" not in given and rare:
+        raise ImageError(
+            "label with a rare character",
+            f"{escape_unprintable(rare[0])!r} in {shown!r} is in {counts[rare[0]]} of {total} labels: "
+            "correct it, or allow it with --characters",
+        )
+
+
+def _without_copies(
+    images: Iterable[OwnImage],
+) -> tuple[list[OwnImage], dict[str, list[str]], list[BadFile]]:
+    """Of identical images one is used; where their labels differ, none is."""
+    by_digest: dict[str, list[OwnImage]] = {}
+    for image in images:
+        by_digest.setdefault(image.digest, []).append(image)
+    kept, copies, bad = [], {}, []
+    for first, *others in by_digest.values():
+        labels = sorted({image.label for image in (first, *others)})
+        if len(labels) > 1:
+            shown = " and ".join(repr(escape_unprintable(label)) for label in labels)
+            reason = f"the same image has the labels {shown}"
+            bad += [BadFile(image.path, "identical images, two labels", reason) for image in (first, *others)]
+            continue
+        kept.append(first)
+        if others:
+            copies[first.path] = [image.path for image in others]
+    return kept, copies, bad
+
+
+def _settings(images: Sequence[OwnImage], config: Config, given: set[str]) -> dict[str, Any]:
+    """What the images say, for what the user does not name: characters, lengths, size.
+
+    Raises:
+        CaptchaError: all labels are the same, or have one character.
+    """
+    labels = [image.label for image in images]
+    shown = escape_unprintable(config.images)
+    if len(set(labels)) < 2:
+        raise CaptchaError(
+            f"{shown} must hold different labels, but all {len(labels)} images are labelled "
+            f"{escape_unprintable(labels[0])!r}: put the text of each image before the first _ of its file "
+            "name, or list them in labels.csv"
+        )
+    characters = "".join(sorted(set("".join(labels))))
+    if len(characters) < 2 and "characters" not in given:
+        raise CaptchaError(
+            f"{shown} must hold labels of at least two different characters, but all have "
+            f"{escape_unprintable(characters)!r} alone: correct them, or name the alphabet with --characters"
+        )
+    shortest, longest = min(map(len, labels)), max(map(len, labels))
+    found: dict[str, Any] = {"characters": characters, "char_num": f"{shortest}-{longest}"}
+    height = config.height
+    aspects = sorted(width / height for width, height in (image.size for image in images))
+    aspect = aspects[math.ceil(WIDEST_SHARE * len(aspects)) - 1]
+    length = longest if "char_num" not in given else config.max_length
+    needed = MIN_CHAR_WIDTH * length
+    found["stretch"] = min(MAX_STRETCH, max(1.0, needed / (height * aspect)))
+    stretch = config.stretch if "stretch" in given else found["stretch"]
+    found["width"] = min(MAX_WIDTH, max(round(height * aspect * stretch), needed))
+    if config.start_from != "none":
+        found["Epoch"] = math.ceil((MIN_STEPS + len(images)) * config.batch_size / len(images))
+    return {name: value for name, value in found.items() if name not in given}
+
+
+def describe(found: OwnImages) -> str:
+    """A few lines that say what was found."""
+    config, images = found.config, found.images
+    sizes = Counter(image.size for image in images)
+    shown = [f"{width}x{height} px ({count})" for (width, height), count in sizes.most_common(3)]
+    others = f" and {len(sizes) - 3} other sizes" if len(sizes) > 3 else ""
+    copies = sum(map(len, found.copies.values()))
+    animated = sum(image.animated for image in images)
+    lengths = Counter(len(image.label) for image in images)
+    lines = [
+        f"{escape_unprintable(config.images)}: {len(images)} images with labels from {found.source}",
+        f"  Left out:   {copies} copies, {found.unlabelled} without a label, {len(found.left_out)} for "
+        "other reasons",
+        f"  Characters: {len(config.alphabet)}, {escape_unprintable(config.alphabet)}",
+        "  Lengths:    " + ", ".join(f"{length} ({lengths[length]})" for length in sorted(lengths)),
+        f"  Sizes:      {', '.join(shown)}{others}; read at {config.width}x{config.height} px",
+    ]
+    if animated:
+        lines.append(f"  Animated:   {animated}; the first frame of each is read")
+    return "\n".join(lines)

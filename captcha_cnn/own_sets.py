@@ -1,0 +1,180 @@
+"""The training, validation and test set of a user's own images.
+
+The split depends on the seed and on what the images show, not on their names or order, so that a
+second run makes the same. It is recorded with the checkpoints, and nothing is moved or copied.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from captcha_cnn.checkpoint import SPLIT
+from captcha_cnn.dataset import Dataset
+from captcha_cnn.images import ImageError, image_for
+from captcha_cnn.labels import labelled_files, normalize_label
+from captcha_cnn.own_images import SERIAL_LIMIT, OwnImage, OwnImages
+from captcha_cnn.parallel import parallel_map
+from config import CaptchaError, Config, escape_unprintable
+
+HELD_OUT_SHARE = 0.1  # of the images for validation, and as many for test
+SETS = ("train", "validation", "test")
+
+
+class Reader(Protocol):
+    """What is needed of generate_captcha.ReadData."""
+
+    def label2vec(self, label: str) -> np.ndarray:
+        """The one-hot vector of a label."""
+
+    def load_set(self, folder: str) -> Dataset:
+        """All images of a folder, and their label vectors."""
+
+
+def split_images(
+    images: Sequence[OwnImage], config: Config, given: Collection[str]
+) -> dict[str, list[OwnImage]]:
+    """The images of each set, by its name; no image is in two.
+
+    They are sorted by a hash of the seed and their pixels. A validation or test folder that the user
+    names takes the place of that set.
+    """
+    order = sorted(
+        images, key=lambda image: hashlib.sha256(f"{config.seed} {image.digest}".encode()).digest()
+    )
+    count = max(1, round(HELD_OUT_SHARE * len(order)))
+    sets, begin = {}, 0
+    for name in ("validation", "test"):
+        end = begin if f"{name}_folder" in given else begin + count
+        sets[name], begin = order[begin:end], end
+    return {"train": order[begin:]} | sets
+
+
+def load_split(
+    found: OwnImages, given: Collection[str], reader: Reader
+) -> tuple[list[Dataset], dict[str, Any]]:
+    """The three sets of images that were found, and the record of which is in which.
+
+    An image that a folder named for validation or test has too is left out of the others.
+    """
+    config, sets = found.config, split_images(found.images, found.config, given)
+    from_folders = {name: reader.load_set(folder) for name, folder, _ in config.sets if not sets[name]}
+    seen = {image.tobytes() for data in from_folders.values() for image in data.images}
+    data = {}
+    for name in SETS:
+        if name in from_folders:
+            data[name] = from_folders[name]
+            continue
+        loaded = load_labelled({image.path: image.label for image in sets[name]}, config, reader)
+        kept = np.array([image.tobytes() not in seen for image in loaded.images])
+        data[name] = Dataset(loaded.images[kept], loaded.labels[kept])
+        sets[name] = [image for image, keep in zip(sets[name], kept, strict=True) if keep]
+        if not kept.any():
+            raise CaptchaError(
+                f"{escape_unprintable(config.images)} must hold other images than the folders named for "
+                "validation and test, but all are there too: name other folders"
+            )
+    return [data[name] for name in SETS], _record(sets, found)
+
+
+def _record(sets: Mapping[str, Sequence[OwnImage]], found: OwnImages) -> dict[str, Any]:
+    """Which file is in which set, in the order of training; a set from another folder has none.
+
+    Copies of an image are in no set, and are named beside it.
+    """
+    config = found.config
+    record: dict[str, Any] = {"images": os.path.abspath(config.images), "seed": config.seed}
+    record["labels"] = config.labels and os.path.abspath(config.labels)
+    for name in SETS:
+        record[name] = [image.path for image in sets[name]]
+    return record | {"copies": found.copies}
+
+
+def load_labelled(labels: Mapping[str, str], config: Config, reader: Reader) -> Dataset:
+    """Own images as the model sees them, and their labels.
+
+    Args:
+        labels: by the path inside the folder.
+    Raises:
+        CaptchaError: an image is gone or damaged.
+    """
+    work, title = functools.partial(_load_part, config), f"Loading {escape_unprintable(config.images)}"
+    parts = list(parallel_map(work, list(labels), title, SERIAL_LIMIT))
+    return Dataset(np.concatenate(parts), np.stack([reader.label2vec(each) for each in labels.values()]))
+
+
+def _load_part(config: Config, paths: Sequence[str]) -> np.ndarray:
+    images = []
+    for path in paths:
+        try:
+            images.append(image_for(os.path.join(config.images, path), config))
+        except ImageError as error:
+            raise CaptchaError(
+                f"{escape_unprintable(os.path.join(config.images, path))} must stay as it was when the run "
+                f"began, but cannot be used ({error}): bring it back"
+            ) from None
+    return np.stack(images)
+
+
+# ---------------------------------------------------------------------- the record
+
+
+class Split(NamedTuple):
+    """Which of the user's own images is in which set."""
+
+    images: str  # absolute path of the folder
+    labels: str  # absolute path of the file that names the labels, or ""
+    sets: dict[str, list[str]]  # paths inside the folder, by the name of the set
+
+
+def read_split(checkpoint_folder: str) -> Split | None:
+    """What was recorded beside the checkpoints; None where nothing was.
+
+    Raises:
+        CaptchaError: it is damaged.
+    """
+    path = Path(checkpoint_folder, SPLIT)
+    try:
+        record = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
+        sets = {name: list(map(str, record[name])) for name in SETS}
+        return Split(str(record["images"]), str(record["labels"]), sets)
+    except FileNotFoundError:
+        return None
+    except (ValueError, KeyError, TypeError):
+        raise CaptchaError(
+            f"{escape_unprintable(path)} must say which image is in which set, but is damaged: train anew"
+        ) from None
+
+
+def reload_sets(config: Config, reader: Reader) -> list[Dataset]:
+    """The three sets of a run to resume.
+
+    Raises:
+        CaptchaError: an image, its label or the record is gone.
+    """
+    split = read_split(config.checkpoint_folder)
+    if not split:
+        raise CaptchaError(
+            f"{escape_unprintable(config.checkpoint_folder)} must hold {SPLIT} to resume a run with "
+            "--images, but does not: bring it back, or train anew without --resume"
+        )
+    found = labelled_files(config.images, config.labels).labels
+    data = []
+    for name, folder, _ in config.sets:
+        paths = split.sets[name]
+        if missing := [path for path in paths if path not in found]:
+            raise CaptchaError(
+                f"{escape_unprintable(config.images)} must hold the labelled images that the run began "
+                f"with, but not {escape_unprintable(missing[0])}: bring it back, or train anew "
+                "without --resume"
+            )
+        labels = {path: normalize_label(found[path], config.ignore_case) for path in paths}
+        data.append(load_labelled(labels, config, reader) if paths else reader.load_set(folder))
+    return data

@@ -1,0 +1,95 @@
+"""Help for a training that learns nothing: captchas of many styles, drawn for it, to begin with.
+
+CTC begins on a plateau: the network answers with the blank or with the most frequent characters, and its
+loss hardly falls. With hard images or few of them it may stay there, or learn the training images by
+heart. Drawn captchas of the same alphabet, length and size teach it what characters look like, and
+after them the user's images are learned in a few hundred steps.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from typing import TypeAlias
+
+import numpy as np
+
+from captcha_cnn.batches import Batch, NextBatch, batches_from, steps_per_epoch
+from captcha_cnn.checkpoint import TrainState
+from captcha_cnn.dataset import Dataset
+from captcha_cnn.labels import image_order
+from captcha_cnn.metrics import Metrics
+from captcha_cnn.progress import at_chance_level, chance_loss
+from captcha_cnn.styles import STYLE_CHARACTERS, draw_styles
+from config import Config
+
+LabelVector: TypeAlias = Callable[[str], np.ndarray]
+
+PLATEAU_STEPS = 500  # after which a run on the plateau is helped
+PLATEAU_SHARE = 0.6  # of the loss of guessing; a network that reads has less than a third
+DRAWN_IMAGES = 8000
+DRAWN_STEPS = 2000
+HELP_LINE = (
+    f"The validation loss is still near that of guessing: the next {DRAWN_STEPS} steps train on drawn "
+    "captchas with the same characters, then training goes on with yours"
+)
+
+
+def on_plateau(metrics: Metrics | None, config: Config) -> bool:
+    """Whether the loss is not much better than that of guessing."""
+    return metrics is None or metrics.loss > PLATEAU_SHARE * chance_loss(config)
+
+
+def needs_help(state: TrainState, config: Config) -> bool:
+    """Whether the run has sat on the plateau for PLATEAU_STEPS and was not helped yet."""
+    sits = state.step >= PLATEAU_STEPS and state.last_eval_step == state.step
+    return config.network == "ctc" and state.drawn_from < 0 and sits and on_plateau(state.best, config)
+
+
+def patience_counts(state: TrainState, config: Config) -> bool:
+    """Whether stagnant steps may end the training: not while it is on the plateau and can be helped."""
+    if not on_plateau(state.best, config):
+        return True
+    if config.network == "classic":
+        return False  # it takes more than 1,000 steps to leave the plateau, and Epoch ends it otherwise
+    return state.drawn_from >= 0 and state.step >= drawn_end(state) + config.patience
+
+
+def warning_is_due(state: TrainState, metrics: Metrics, config: Config) -> bool:
+    """Whether the run is at chance level, and nothing is left that could help it."""
+    helped = config.network == "classic" or state.drawn_from >= 0
+    return helped and state.step >= drawn_end(state) + PLATEAU_STEPS and at_chance_level(metrics, config)
+
+
+def drawn_end(state: TrainState) -> int:
+    """The step at which the drawn captchas end; 0 where there are none."""
+    return state.drawn_from + DRAWN_STEPS if state.drawn_from >= 0 else 0
+
+
+def scheduled_batches(
+    state: TrainState, train: Dataset, config: Config, next_batch: NextBatch, label2vec: LabelVector
+) -> Iterator[Batch]:
+    """The batches from the present step on; drawn captchas first where the run is being helped."""
+    last = config.Epoch * steps_per_epoch(len(train.images), config.batch_size)
+    end, drawn = min(drawn_end(state), last), iter(list[Batch]())
+    if state.step < end:
+        captchas = draw_for(config, label2vec)
+        coming = batches_from(state.step - state.drawn_from, captchas, config, next_batch)
+        drawn = itertools.islice(coming, end - state.step)
+    return itertools.chain(drawn, batches_from(max(state.step, end), train, config, next_batch))
+
+
+def draw_for(config: Config, label2vec: LabelVector) -> Dataset:
+    """Captchas of many styles with the alphabet, lengths and size of a Config.
+
+    Characters that no font here has are drawn as others that are not in the alphabet: what
+    characters have in common is learned all the same.
+    """
+    stand_ins = iter([c for c in STYLE_CHARACTERS if c not in config.alphabet])
+    drawn_as = {c if c in STYLE_CHARACTERS else next(stand_ins, ""): c for c in config.alphabet}
+    drawn_as.pop("", None)
+    lengths = config.min_length, config.max_length
+    size = config.width, config.height
+    images, labels = draw_styles(DRAWN_IMAGES, config.seed, "".join(drawn_as), lengths, size)
+    texts = ["".join(drawn_as[c] for c in label) for label in labels]
+    return Dataset(images, np.stack([label2vec(image_order(text, config.alphabet)) for text in texts]))
