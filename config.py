@@ -76,7 +76,7 @@ class Config:
     test_folder: str = setting("test", "folder of the images that are read once, at the end")
     tensorboard_folder: str = setting("tensorboard", "folder of the TensorBoard event files")
     checkpoint_folder: str = setting("checkpoints", "folder of the checkpoints: weights, settings, progress")
-    images: str = setting("", "folder of your own labelled images, which are split into the three sets")
+    images: str = setting("", "folder of your own labelled images, to be split; other defaults apply")
     labels: str = setting("", "file that names the label of each image in --images")
     ignore_case: bool = setting(False, "take capital letters in labels as small ones")
     stretch: float = setting(
