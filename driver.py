@@ -177,7 +177,7 @@ class Trainer:
                     f"weights, of step {state.best_step}, are kept. Try a smaller --alpha."
                 )
                 return True
-        _, x, y = next(batches.batches_from(state.step - 1, train, config, next_batch))
+        _, x, y = next(batches.batches_from(plateau.own_steps(state) - 1, train, config, next_batch))
         self.validate(x, y, printed=True, on_curves=True)
         return True
 

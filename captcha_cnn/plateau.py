@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from captcha_cnn.batches import Batch, NextBatch, batches_from, steps_per_epoch
+from captcha_cnn.batches import Batch, NextBatch, batches_from
 from captcha_cnn.checkpoint import TrainState
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.labels import image_order
@@ -66,17 +66,23 @@ def drawn_end(state: TrainState) -> int:
     return state.drawn_from + DRAWN_STEPS if state.drawn_from >= 0 else 0
 
 
+def own_steps(state: TrainState) -> int:
+    """Steps done on the training images, without those on drawn captchas."""
+    if state.drawn_from < 0:
+        return state.step
+    return max(state.drawn_from, state.step - DRAWN_STEPS)
+
+
 def scheduled_batches(
     state: TrainState, train: Dataset, config: Config, next_batch: NextBatch, label2vec: LabelVector
 ) -> Iterator[Batch]:
     """The batches from the present step on; drawn captchas first where the run is being helped."""
-    last = config.Epoch * steps_per_epoch(len(train.images), config.batch_size)
-    end, drawn = min(drawn_end(state), last), iter(list[Batch]())
+    end, drawn = drawn_end(state), iter(list[Batch]())
     if state.step < end:
         captchas = draw_for(config, label2vec)
         coming = batches_from(state.step - state.drawn_from, captchas, config, next_batch)
         drawn = itertools.islice(coming, end - state.step)
-    return itertools.chain(drawn, batches_from(max(state.step, end), train, config, next_batch))
+    return itertools.chain(drawn, batches_from(own_steps(state), train, config, next_batch))
 
 
 def draw_for(config: Config, label2vec: LabelVector) -> Dataset:

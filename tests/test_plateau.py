@@ -101,7 +101,7 @@ def test_drawn_captchas_come_for_so_many_steps_and_then_the_own_images_go_on_whe
     train = numbered_images(9)
     undisturbed = steps(TrainState("hash"), train)
     helped = steps(TrainState("hash", step=4, drawn_from=4), train)
-    assert helped[6:] == undisturbed[10:]
+    assert helped[6:] == undisturbed[4:]
     assert not set(helped[:6]) & set(undisturbed)
 
 
@@ -131,7 +131,8 @@ def test_more_characters_than_fonts_have_are_left_out_of_the_drawn_captchas(shor
     assert len(drawn.images) == 9
 
 
-def test_drawn_captchas_do_not_go_on_past_the_last_epoch(short):
+def test_the_help_takes_no_epochs_from_the_own_images(short):
     train = numbered_images(9)
     total = len(steps(TrainState("hash"), train))
-    assert len(steps(TrainState("hash", step=total - 2, drawn_from=total - 2), train)) == 2
+    assert len(steps(TrainState("hash", step=4, drawn_from=4), train)) == 6 + total - 4
+    assert len(steps(TrainState("hash", step=13, drawn_from=4), train)) == total - 7
