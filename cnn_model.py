@@ -167,9 +167,8 @@ def ctc_network(x: Any, config: Config, training: Training | None = None) -> Any
     """Logits of each time step: uint8 [B, H, W] to float32 [T, B, K + 1]."""
     h = standardize(x)  # [B, H, W, 1]
     for layer, (times, stride) in enumerate(zip(CHANNELS, STRIDES, strict=True), 1):
-        h = conv_layer(
-            h, times * config.channels, stride, layer, training
-        )  # [B, H/2, W/2, C], [B, H/8, W/4, C], ...
+        # [B, H/2, W/2, C], [B, H/8, W/4, C], ...
+        h = conv_layer(h, times * config.channels, stride, layer, training)
     return ctc_head(h, len(config.alphabet) + 1)  # ... [B, H/16, T, C]
 
 

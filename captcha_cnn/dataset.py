@@ -22,10 +22,10 @@ import numpy as np
 from captcha_cnn.images import ImageError, image_for
 from captcha_cnn.labels import (
     BadFile,
+    check_folder,
     is_visible,
     label_in_name,
     labelled_files,
-    list_files,
     normalize_label,
 )
 from captcha_cnn.parallel import parallel_map
@@ -175,8 +175,7 @@ def labels_in_folder(
         CaptchaError: no such folder, or a set whose drawing was interrupted.
     """
     shown = escape_unprintable(folder)
-    if not os.path.isdir(folder):
-        list_files(folder)  # says what is there
+    check_folder(folder)
     manifest = read_manifest(folder)
     if manifest and not manifest["complete"]:
         raise CaptchaError(

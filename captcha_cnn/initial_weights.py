@@ -115,15 +115,16 @@ def adapt(initial: InitialWeights, config: Config, fresh: dict[str, np.ndarray])
     Raises:
         CaptchaError: the models differ in more than size, length and alphabet.
     """
-    if (config.height + 15) // 16 != (initial.height + 15) // 16 or config.channels != initial.channels:
+    rows = replace(config, height=initial.height).feature_map_height
+    if config.feature_map_height != rows or config.channels != initial.channels:
         raise CaptchaError(
             f"initial weights must be of a model of the same height and channels, but are of "
             f"{initial.height} px and {initial.channels}, not {config.height} px and {config.channels}: "
             "leave out --height and --channels, or use --start-from none"
         )
-    rows = len(initial.characters) + 1
+    classes = len(initial.characters) + 1
     expected = {
-        name: (*values.shape[:-1], rows) if name.startswith(HEAD) else values.shape
+        name: (*values.shape[:-1], classes) if name.startswith(HEAD) else values.shape
         for name, values in fresh.items()
     }
     if expected != {name: values.shape for name, values in initial.weights.items()}:

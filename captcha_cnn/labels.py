@@ -62,6 +62,13 @@ def label_in_name(name: str) -> str:
     return LABEL_END.split(name, maxsplit=1)[0]
 
 
+def check_folder(folder: str) -> None:
+    """Raise a CaptchaError where there is no such folder."""
+    if not os.path.isdir(folder):
+        found = "is a file: name the folder" if os.path.exists(folder) else "does not exist: check the path"
+        raise CaptchaError(f"{escape_unprintable(folder)} must be a folder of images, but {found}")
+
+
 def list_files(folder: str) -> list[str]:
     """The sorted paths of all files in a folder and its sub-folders, without hidden ones.
 
@@ -70,10 +77,7 @@ def list_files(folder: str) -> list[str]:
     Raises:
         CaptchaError: it is no folder, or it or a sub-folder cannot be read.
     """
-    shown = escape_unprintable(folder)
-    if not os.path.isdir(folder):
-        found = "is a file: name the folder" if os.path.exists(folder) else "does not exist: check the path"
-        raise CaptchaError(f"{shown} must be a folder of images, but {found}")
+    check_folder(folder)
     paths = []
     try:
         for place, folders, names in os.walk(folder, onerror=_raise):
