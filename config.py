@@ -82,6 +82,8 @@ class Config:
     stretch: float = setting(
         1.0, "how much wider images in --images are made, beside their height", "[0.1, 10]"
     )
+    skip_top: float = setting(0.0, "share of the height of --images that is not read, at the top", "[0, 1)")
+    skip_bottom: float = setting(0.0, "the same at the bottom", "[0, 1)")
     generate_num: tuple[int, int, int] = setting(
         (5000, 500, 500), "images to draw for training, validation and test", (1, 10**8)
     )
@@ -123,6 +125,9 @@ class Config:
         self._check_folders()
         self._check_lengths()
         self._check_network()
+        if self.skip_top + self.skip_bottom >= 1:
+            found = f"{self.skip_top:g} and {self.skip_bottom:g}"
+            raise ConfigError(f"skip_top and skip_bottom must be less than 1 in all, not {found}")
 
     # ------------------------------------------------------------------ derived sizes
 

@@ -17,16 +17,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from captcha_cnn import batches, checkpoint, plateau, progress, tf_runtime
+from captcha_cnn import batches, checkpoint, initial_weights, plateau, progress, tf_runtime
 from captcha_cnn.augment import augment
 from captcha_cnn.cli import given_settings, make_parser, next_command, run_main
 from captcha_cnn.dataset import Dataset, dataset_hash
-from captcha_cnn.initial_weights import (
-    InitialWeights,
-    find_initial_weights,
-    load_initial_weights,
-    own_image_settings,
-)
 from captcha_cnn.metrics import EvalResult, Metrics
 from captcha_cnn.own_images import check_given, check_outside, describe, find_images
 from captcha_cnn.own_sets import load_split, reload_sets
@@ -74,7 +68,7 @@ class Trainer:
     def __init__(self, config: Config, state: checkpoint.TrainState, stop: tf_runtime.GracefulStop) -> None:
         self.config, self.state, self.stop = config, state, stop
 
-    def build(self, start: checkpoint.CheckpointData | InitialWeights | None) -> None:
+    def build(self, start: checkpoint.CheckpointData | initial_weights.InitialWeights | None) -> None:
         """Add the model and what saves it to the default graph.
 
         `start` is the checkpoint to resume, or weights to begin with.
@@ -85,7 +79,8 @@ class Trainer:
         self.model = CNN.build(self.config)
         self.checkpoint = checkpoint.Checkpoint(self.config, self.model.weights, self.model.inference_weights)
         self.initialize = tf.global_variables_initializer()
-        self.initial, self.saved_path = start if isinstance(start, InitialWeights) else None, ""
+        self.initial = start if isinstance(start, initial_weights.InitialWeights) else None
+        self.saved_path = ""
         if isinstance(start, checkpoint.CheckpointData):
             self.saved_path = start.path
             if others := start.variables ^ {v.op.name for v in tf.global_variables()}:
@@ -107,7 +102,7 @@ class Trainer:
                 self.checkpoint.restore(self.session, self.saved_path)
                 progress.log(f"Resuming after step {state.step}")
             elif self.initial:
-                load_initial_weights(self.session, self.model.weights, self.initial, config)
+                initial_weights.load_initial_weights(self.session, self.model.weights, self.initial, config)
             writer = SummaryWriter(config.tensorboard_folder, self.session, state.last_eval_step + 1)
             with contextlib.closing(writer) as self.writer:
                 self.train(train, validation)
@@ -258,7 +253,7 @@ def run_model(
     train: Dataset,
     validation: Dataset,
     test: Dataset,
-    start: checkpoint.CheckpointData | InitialWeights | None = None,
+    start: checkpoint.CheckpointData | initial_weights.InitialWeights | None = None,
     split: dict[str, Any] | None = None,
 ) -> tuple[checkpoint.TrainState, Metrics]:
     """Train, keep the best weights, and read the test set once with them.
@@ -301,13 +296,13 @@ def load_sets(
     if saved and config.images:
         return config, reload_sets(config, ReadData(config)), None, None
     check_given(config, () if saved else given)
-    initial = None if saved else find_initial_weights(config)
+    initial = None if saved else initial_weights.find_initial_weights(config)
     if not config.images:
         Generate(config).gen_captcha(keep=True)
         return config, [ReadData(config).load_set(folder) for _, folder, _ in config.sets], None, initial
     for name in ("checkpoint", "tensorboard"):
         check_outside(getattr(config, f"{name}_folder"), config, f"--{name}-folder")
-    own = find_images(own_image_settings(config, initial, given), given)
+    own = find_images(initial_weights.own_image_settings(config, initial, given), given)
     progress.log(describe(own))
     return own.config, *load_split(own, given, ReadData(own.config)), initial
 

@@ -20,7 +20,7 @@ class OneLineErrorParser(argparse.ArgumentParser):
         super().__init__(os.path.basename(sys.argv[0]), description=description, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:  # noqa: D102
-        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"{self.prog}: {escape_unprintable(message)}; see {self.prog} --help\n")
 
 
 def make_parser(description: str) -> OneLineErrorParser:

@@ -23,8 +23,8 @@ INPUT = "pictures"  # the names of inputs and outputs are what deployed programs
 OUTPUTS = ("text", "confidence", "each", "runner_up", "runner_up_confidence")
 CONFIG_KEY = "config"  # ONNX: the key of the metadata; LiteRT: config.json in the ZIP behind the model
 CONFIG_NAMES = ("width", "height", "char_num", "characters")
-SCALING_NAMES = ("stretch", "ignore_case")  # stored too where images of any size are read
-ANY_SIZE = "any_size"  # stored as true there: images are scaled by captcha_cnn.images.fit_image()
+SCALING_NAMES = ("stretch", "skip_top", "skip_bottom", "ignore_case")  # stored too for own images
+ANY_SIZE = "any_size"  # stored as true there: captcha_cnn.images.image_for() scales images
 PredictFn = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 

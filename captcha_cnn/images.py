@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import stat
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -19,6 +21,15 @@ MAX_PIXELS = 2**24  # of an image that is scaled
 MAX_FILE_SIZE = 2**27  # bytes: more than an image of the largest size takes
 MAX_BUFFERED_SIZE = 2**20  # bytes of a file that is read at once
 
+# Of contrast_grayscale(): luminance, which is taken where nothing is better, and all multiples of 0.1.
+GRAY_WEIGHTS = np.array(
+    [(0.299, 0.587, 0.114), *((r / 10, g / 10, (10 - r - g) / 10) for r in range(11) for g in range(11 - r))]
+)
+GRAY_SAMPLES = 2000  # pixels, about, that are looked at
+MIN_COLOUR_DISTANCE = 30.0  # from the background, in RGB
+MIN_CONTRAST = 0.03  # of 1; less counts as none
+
+Converter: TypeAlias = Callable[[Image.Image], np.ndarray]
 ImageSource: TypeAlias = str | os.PathLike[str] | bytes | Image.Image | np.ndarray
 
 
@@ -34,7 +45,8 @@ def image_for(image: ImageSource, config: Config) -> np.ndarray:
     """One image as the model of that Config sees it, uint8 [H, W], grayscale.
 
     Drawn captchas must have the model's size, and stay as they are to the pixel. A model of own
-    images (`--images`) reads images of any size: they are scaled and padded by fit_image().
+    images (`--images`) reads images of any size and colours: the rows that are read are made gray by
+    contrast_grayscale(), and scaled and padded by fit_image().
 
     Args:
         image: as decode_image() takes it.
@@ -44,7 +56,10 @@ def image_for(image: ImageSource, config: Config) -> np.ndarray:
     size = config.width, config.height
     if not config.images:
         return decode_image(image, size)
-    return fit_image(decode_image(image), size, config.stretch)
+    rgb = decode_image(image, convert=to_rgb)
+    first = min(round(config.skip_top * len(rgb)), len(rgb) - 1)
+    last = max(first + 1, len(rgb) - round(config.skip_bottom * len(rgb)))
+    return fit_image(contrast_grayscale(rgb[first:last]), size, config.stretch)
 
 
 def fit_image(image: np.ndarray, size: tuple[int, int], stretch: float = 1.0) -> np.ndarray:
@@ -75,33 +90,36 @@ def fit_image(image: np.ndarray, size: tuple[int, int], stretch: float = 1.0) ->
     return fitted
 
 
-def decode_image(image: ImageSource, size: tuple[int, int] | None = None) -> np.ndarray:
+def decode_image(
+    image: ImageSource, size: tuple[int, int] | None = None, convert: Converter | None = None
+) -> np.ndarray:
     """One image, uint8 [H, W], grayscale; what is transparent becomes white.
 
     The size is compared before anything is decoded, so that a small file that claims a huge
     image costs nothing. Of an animation, the first frame is decoded.
 
     Args:
-        image: a path, the bytes of a file, a PIL image, or an array, uint8 [H, W] grayscale,
-            [H, W, 3] RGB or [H, W, 4] RGBA.
+        image: a path, a file's bytes, a PIL image, or an array, uint8 [H, W], [H, W, 3] or [H, W, 4].
         size: (width, height) that is expected, in pixels; None takes any up to MAX_PIXELS.
+        convert: makes the array of the image; to_grayscale() unless given.
     Raises:
         ImageError: not an image, damaged, or of another size.
     """
-    category = "damaged"
+    category, convert = "damaged", convert or to_grayscale
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's opinions on metadata
             if isinstance(image, np.ndarray):
                 image = _from_array(image)
             if isinstance(image, Image.Image):
-                return _checked_grayscale(image, size)
+                _check_size(image, size)
+                return convert(image)
             with (
                 io.BytesIO(image) if isinstance(image, bytes) else open_image_file(image) as stream,
                 Image.open(stream, formats=FORMATS) as opened,
             ):
                 category = f"damaged {opened.format}"
-                return _decode_opened(opened, stream, size)
+                return _decode_opened(opened, stream, size, convert)
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError:
@@ -115,20 +133,16 @@ def decode_image(image: ImageSource, size: tuple[int, int] | None = None) -> np.
 
 
 def _decode_opened(
-    opened: Image.Image, stream: BinaryIO | io.BytesIO, size: tuple[int, int] | None
+    opened: Image.Image, stream: BinaryIO | io.BytesIO, size: tuple[int, int] | None, convert: Converter
 ) -> np.ndarray:
     _check_size(opened, size)
     if opened.format != "PNG":
-        return _checked_grayscale(opened, size)
+        return convert(opened)
     opened.verify()  # the checksums, which decoding ignores
     stream.seek(0)
     with Image.open(stream, formats=["PNG"]) as again:
-        return _checked_grayscale(again, size)
-
-
-def _checked_grayscale(image: Image.Image, size: tuple[int, int] | None) -> np.ndarray:
-    _check_size(image, size)
-    return to_grayscale(image)
+        _check_size(again, size)
+        return convert(again)
 
 
 def _check_size(image: Image.Image, size: tuple[int, int] | None) -> None:
@@ -149,10 +163,49 @@ def to_grayscale(image: Image.Image) -> np.ndarray:
         values = np.asarray(image, np.float64)
         is_8_bit = image.mode in ("I", "F") and values.max() <= 255
         return np.clip(values / (1 if is_8_bit else 257) + 0.5, 0, 255).astype(np.uint8)
+    return np.asarray(_on_white(image).convert("L"), np.uint8)
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """An image of any of Pillow's modes as uint8 [H, W, 3]."""
+    if image.mode.startswith("I") or image.mode == "F":
+        return np.repeat(to_grayscale(image)[..., None], 3, axis=2)
+    return np.asarray(_on_white(image).convert("RGB"), np.uint8)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
     if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return np.asarray(image.convert("L"), np.uint8)
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def contrast_grayscale(rgb: np.ndarray) -> np.ndarray:
+    """Gray in which what differs from the background by its colour alone stays visible.
+
+    Luminance makes some colours equal. As in Lu, Xu and Jia 2012 (Real-time Contrast Preserving
+    Decolorization), gray is a weighted mean of red, green and blue, and the best of 66 combinations of
+    weights is taken: that which keeps most of the contrast between the background and the other pixels.
+    The background is the median colour: a frame would hide it at the border.
+
+    Args:
+        rgb: uint8 [h, w, 3].
+    Returns:
+        uint8 [h, w]; gray images stay as they are.
+    """
+    if (rgb == rgb[..., :1]).all():
+        return rgb[..., 0]
+    rows, columns, _ = rgb.shape
+    step = max(1, math.isqrt(rows * columns // GRAY_SAMPLES))
+    samples = rgb[::step, ::step].reshape(-1, 3)
+    differences = samples - np.median(samples, axis=0)
+    distances = np.linalg.norm(differences, axis=1)
+    others = distances > MIN_COLOUR_DISTANCE
+    contrasts = np.abs(differences[others] @ GRAY_WEIGHTS.T) / distances[others, None]
+    # The logarithm: it counts for more that no colour is lost than that one is strong.
+    scores = np.log(contrasts + MIN_CONTRAST).sum(axis=0)
+    gray: np.ndarray = rgb @ GRAY_WEIGHTS[scores.argmax()] + 0.5
+    return gray.astype(np.uint8)
 
 
 def open_image_file(path: str | os.PathLike[str]) -> BinaryIO:

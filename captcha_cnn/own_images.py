@@ -16,16 +16,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from captcha_cnn.dataset import check_label, report_left_out
-from captcha_cnn.images import ImageError, decode_image
+from captcha_cnn.images import ImageError, decode_image, to_rgb
 from captcha_cnn.labels import BadFile, labelled_files, mixes_directions, normalize_label
 from captcha_cnn.parallel import parallel_map
 from config import CaptchaError, Config, ConfigError, escape_unprintable
 
 MIN_CHAR_WIDTH = 20  # pixels of the model's width for each character
 WIDEST_SHARE = 0.98  # of the images that fit into the model's width at full height
+SKIPPED = ("skip_top", "skip_bottom")  # settings: rows that are not read
+ONE_COLOUR = 16  # largest difference of pixels that are taken as of one colour, of 255
+MAX_USED_ROWS = 0.5  # of the height: where less is used by the images, only that is read
 MIN_IMAGES = 10  # different ones that a training needs
 MIN_STEPS = 1000  # about, from initial weights; as many more as there are images
 MIN_LENGTH_SHARE = 1 / 200  # of the labels; a length that fewer have is taken as a mistake
@@ -40,7 +44,8 @@ class OwnImage(NamedTuple):
     path: str  # inside the folder
     label: str
     size: tuple[int, int]  # width and height, in pixels
-    digest: str  # SHA-256 of its size and grey levels
+    digest: str  # SHA-256 of its size and pixels
+    rows: tuple[float, float]  # those that are not of one colour begin and end there, as shares of the height
     animated: bool
 
 
@@ -61,7 +66,7 @@ def check_given(config: Config, given: Collection[str]) -> None:
     Args:
         given: names of the settings that the user names.
     """
-    alone = {"train_folder", "generate_num"} if config.images else {"labels", "stretch"}
+    alone = {"train_folder", "generate_num"} if config.images else {"labels", "stretch", *SKIPPED}
     for name in sorted(alone & set(given)):
         if getattr(config, name) == getattr(Config, name):
             continue
@@ -138,14 +143,21 @@ def _decode_part(folder: str, labels: Sequence[tuple[str, str]]) -> tuple[list[O
     for name, label in labels:
         path = os.path.join(folder, name)
         try:
-            image = decode_image(path)
+            rgb = decode_image(path, convert=to_rgb)
         except ImageError as error:
             bad.append(BadFile(name, error.category, str(error)))
             continue
-        height, width = image.shape
-        digest = hashlib.sha256(b"%d %d " % image.shape + image.tobytes()).hexdigest()
-        images.append(OwnImage(name, label, (width, height), digest, _is_animated(path)))
+        height, width, _ = rgb.shape
+        digest = hashlib.sha256(b"%d %d " % (height, width) + rgb.tobytes()).hexdigest()
+        images.append(OwnImage(name, label, (width, height), digest, _used_rows(rgb), _is_animated(path)))
     return images, bad
+
+
+def _used_rows(rgb: np.ndarray) -> tuple[float, float]:
+    """Where the rows of an image begin and end that are not of one colour, as shares of its height."""
+    differences = rgb.max(axis=1).astype(int) - rgb.min(axis=1)  # [h, 3]
+    used = np.flatnonzero((differences > ONE_COLOUR).any(axis=1))
+    return (used[0] / len(rgb), (used[-1] + 1) / len(rgb)) if len(used) else (0.0, 1.0)
 
 
 def _is_animated(path: str) -> bool:
@@ -239,8 +251,10 @@ def _settings(images: Sequence[OwnImage], config: Config, given: set[str]) -> di
         )
     shortest, longest = min(map(len, labels)), max(map(len, labels))
     found: dict[str, Any] = {"characters": characters, "char_num": f"{shortest}-{longest}"}
+    found["skip_top"], found["skip_bottom"] = _unused_rows(images)
+    used = 1 - sum(getattr(config, name) if name in given else found[name] for name in SKIPPED)
     height = config.height
-    aspects = sorted(width / height for width, height in (image.size for image in images))
+    aspects = sorted(width / height / used for width, height in (image.size for image in images))
     aspect = aspects[math.ceil(WIDEST_SHARE * len(aspects)) - 1]
     length = longest if "char_num" not in given else config.max_length
     needed = MIN_CHAR_WIDTH * length
@@ -250,6 +264,16 @@ def _settings(images: Sequence[OwnImage], config: Config, given: set[str]) -> di
     if config.start_from != "none":
         found["Epoch"] = math.ceil((MIN_STEPS + len(images)) * config.batch_size / len(images))
     return {name: value for name, value in found.items() if name not in given}
+
+
+def _unused_rows(images: Sequence[OwnImage]) -> tuple[float, float]:
+    """What nearly all images leave empty at the top and at the bottom, if it is much; else 0."""
+    others = math.floor((1 - WIDEST_SHARE) * len(images))
+    top = sorted(image.rows[0] for image in images)[others]
+    bottom = 1 - sorted(image.rows[1] for image in images)[-1 - others]
+    if 1 - top - bottom > MAX_USED_ROWS:
+        return 0.0, 0.0
+    return math.floor(1000 * top) / 1000, math.floor(1000 * bottom) / 1000
 
 
 def describe(found: OwnImages) -> str:
@@ -269,6 +293,9 @@ def describe(found: OwnImages) -> str:
         "  Lengths:    " + ", ".join(f"{length} ({lengths[length]})" for length in sorted(lengths)),
         f"  Sizes:      {', '.join(shown)}{others}; read at {config.width}x{config.height} px",
     ]
+    if config.skip_top or config.skip_bottom:
+        skipped = f"the upper {config.skip_top:.0%} and the lower {config.skip_bottom:.0%} of the height"
+        lines.append(f"  Not read:   {skipped}")
     if animated:
         lines.append(f"  Animated:   {animated}; the first frame of each is read")
     return "\n".join(lines)

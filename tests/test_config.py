@@ -58,6 +58,10 @@ BAD = [
     ({"width": "wide"}, "width must be a whole number from 8 to 4096, not 'wide'"),
     ({"height": 10**9}, "height must be a whole number from 8 to 4096, not 1000000000"),
     ({"height": 60.5}, "height must be a whole number from 8 to 4096, not 60.5"),
+    (
+        {"skip_top": 0.7, "skip_bottom": 0.3},
+        "skip_top and skip_bottom must be less than 1 in all, not 0.7 and 0.3",
+    ),
     ({"char_num": -1}, "char_num must be a whole number from 1 to 64, or a range such as 4-6, not -1"),
     ({"char_num": True}, "from 1 to 64, or a range such as 4-6, not True"),
     ({"char_num": 4.0}, "from 1 to 64, or a range such as 4-6, not 4.0"),

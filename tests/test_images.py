@@ -17,7 +17,7 @@ from PIL import Image
 
 from captcha_cnn import images
 from captcha_cnn.drawing import draw_captcha
-from captcha_cnn.images import ImageError, decode_image, fit_image, image_for
+from captcha_cnn.images import ImageError, contrast_grayscale, decode_image, fit_image, image_for
 from generate_captcha import ReadData
 
 SIZE = (TINY.width, TINY.height)
@@ -261,13 +261,18 @@ def documented_fit():
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("skipped", [(0, 0), (0.3, 0.29), (0.9, 0), (0.02, 0.97)])
 @pytest.mark.parametrize("stretch", [1.0, 1.37, 0.5, 10.0])
-def test_the_documented_scaling_gives_the_very_same_pixels(size, stretch):
-    image = np.random.default_rng(0).integers(0, 255, size[::-1], dtype=np.uint8)
-    for width, height in ((37, 23), (160, 60)):
-        expected = fit_image(image, (width, height), stretch)
-        assert (expected.shape, expected.dtype) == ((height, width), np.uint8)
-        assert np.array_equal(documented_fit()(image, width, height, stretch), expected)
+def test_the_documented_scaling_gives_the_very_same_pixels(size, skipped, stretch):
+    random = np.random.default_rng(0)
+    colours = random.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
+    for rgb in (colours, np.repeat(colours[..., :1], 3, axis=2)):
+        for width, height in ((37, 23), (160, 60)):
+            scaling = dict(zip(("skip_top", "skip_bottom"), skipped, strict=True), stretch=stretch)
+            config = replace(TINY, images="mine", width=width, height=height, **scaling)
+            expected = image_for(rgb, config)
+            assert (expected.shape, expected.dtype) == ((height, width), np.uint8)
+            assert np.array_equal(documented_fit()(rgb, width, height, **scaling), expected)
 
 
 def test_an_image_of_the_models_size_stays_as_it_is():
@@ -307,3 +312,41 @@ def test_an_image_without_pixels_or_with_too_many_is_refused(monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)
     with pytest.raises(ImageError, match=r"a huge size: 50x30 px, not at most 1,000 in all"):
         image_for(Image.new("L", (50, 30)), config)
+
+
+def test_only_the_rows_named_are_read():
+    image = np.zeros((20, 10, 3), np.uint8)
+    image[5:15] = 200
+    config = replace(TINY, images="mine", skip_top=0.25, skip_bottom=0.25)
+    assert (image_for(image, config) == 200).all()
+    assert (image_for(image, replace(config, skip_top=0.0)) == 0).any()
+
+
+# ---------------------------------------------------------------------- gray from colour
+
+
+def test_text_of_the_grounds_luminance_stays_visible():
+    rgb = np.full((20, 30, 3), (200, 60, 60), np.uint8)
+    rgb[5:15, 5:10] = (60, 131, 60)  # both have a luminance of 102
+    luminance = decode_image(rgb)
+    assert int(np.ptp(luminance)) <= 1
+    gray = contrast_grayscale(rgb)
+    assert abs(int(gray[6, 6]) - int(gray[0, 0])) > 100
+    assert len(np.unique(gray)) == 2
+
+
+def test_no_colour_is_lost_for_another_that_covers_more():
+    rgb = np.full((20, 60, 3), (128, 128, 128), np.uint8)
+    rgb[5:15, 5:30] = (228, 128, 128)  # red alone would make the most of this one
+    rgb[5:15, 40:45] = (128, 228, 128)
+    gray = contrast_grayscale(rgb).astype(int)
+    assert min(abs(gray[6, 6] - gray[0, 0]), abs(gray[6, 42] - gray[0, 0])) >= 10
+
+
+@pytest.mark.parametrize("value", [0, 77, 255])
+def test_gray_images_stay_gray(value):
+    random = np.random.default_rng(1)
+    gray = random.integers(0, 255, (20, 30), dtype=np.uint8)
+    assert np.array_equal(contrast_grayscale(np.repeat(gray[..., None], 3, axis=2)), gray)
+    one_colour = np.full((5, 7, 3), (value, 20, 30), np.uint8)
+    assert len(np.unique(contrast_grayscale(one_colour))) == 1

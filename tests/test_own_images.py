@@ -69,6 +69,35 @@ def test_narrow_images_are_stretched_so_that_each_character_has_its_width(mine):
     assert find().config.width == 4096
 
 
+def write_bars(mine, used, count=40):
+    """Images of 100 rows, all black but for those from 40 to 40 + used."""
+    shutil.rmtree(mine)
+    mine.mkdir()
+    for i, label in enumerate(make_labels(count)):
+        rgb = np.zeros((100, 90, 3), np.uint8)
+        rgb[40 : 40 + used] = np.random.default_rng(i).integers(0, 255, (used, 90, 3))
+        Image.fromarray(rgb).save(mine / f"{label}_{i}.png")
+
+
+def test_where_most_rows_are_empty_only_the_others_are_read(mine):
+    write_bars(mine, 30)
+    found = find()
+    config = found.config
+    assert (config.skip_top, config.skip_bottom, config.width) == (0.4, pytest.approx(0.3, abs=0.002), 180)
+    assert "Not read:   the upper 40% and the lower 30% of the height" in describe(found)
+    assert find(skip_top=0.0, skip_bottom=0.0).config.width == 60, "20 px a character"
+    write_bars(mine, 60)
+    assert (find().config.skip_top, find().config.skip_bottom) == (0, 0)
+    assert "Not read" not in describe(find())
+
+
+def test_rows_that_a_few_images_use_are_left_out(mine):
+    write_bars(mine, 30, count=99)
+    rgb = np.random.default_rng(1).integers(0, 255, (100, 90, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(mine / "abc_one.png")
+    assert find().config.skip_top == 0.4
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
@@ -363,6 +392,7 @@ def test_nothing_is_written_into_the_folder(flag, place, mine):
         ({"images": "mine", "generate_num": (1, 2, 3)}, "generate_num must be left out"),
         ({"labels": "x.csv"}, "labels must be left out, since --images FOLDER is missing"),
         ({"stretch": 2.0}, "stretch must be left out, since --images FOLDER is missing"),
+        ({"skip_top": 0.1}, "skip_top must be left out, since --images FOLDER is missing"),
         ({"images": "mine", "test_folder": "mine/test"}, "test_folder must lie outside of mine"),
     ],
 )

@@ -220,7 +220,7 @@ def test_an_exported_file_scales_and_reads_as_the_checkpoint_does(
     images = [random_image(n, (60 + n, 31)) for n in range(12)]
     for one, other in zip(Predictor(path).read(images), predictor.read(images), strict=True):
         assert one.text == other.text
-        assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-4)
         assert one.char_probs == pytest.approx(other.char_probs, abs=1e-4)
     images[0].save(tmp_path / "big.png")
     capsys.readouterr()

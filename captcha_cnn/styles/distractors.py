@@ -60,8 +60,12 @@ def _distractor_colour(random: np.random.Generator, style: Style) -> int:
 
 
 def _draw_line(random: np.random.Generator, draw: ImageDraw.ImageDraw, text: Box, width: int) -> None:
-    """A straight line, across the image or anywhere."""
+    """A straight line, across the image or anywhere, or a broken one."""
     w, h = _canvas_size(draw)
+    if chance(random, 0.2):
+        points = random.random((2, int(random.integers(3, 6))))
+        draw.line(_points(w * points[0], h * points[1]), 255, width, joint="curve")
+        return
     if chance(random, 0.5):
         ends = (-1.0, h * between(random, -0.2, 1.2), w + 1.0, h * between(random, -0.2, 1.2))
     else:
@@ -106,8 +110,13 @@ def _draw_shape(random: np.random.Generator, draw: ImageDraw.ImageDraw, text: Bo
 
 
 def _draw_strike(random: np.random.Generator, draw: ImageDraw.ImageDraw, text: Box, width: int) -> None:
-    """A line or a wave along the text, from its first character to its last."""
+    """A line, a wave or a zigzag along the text, from its first character to its last."""
     left, top, w, h = text
+    if chance(random, 0.25):
+        y = random.random(int(random.integers(3, 10)))
+        x = np.linspace(0, w, len(y))
+        draw.line(_points(left + x, top + h * y), 255, width + 1, joint="curve")
+        return
     t = np.linspace(0, 1, 24)
     y1, y2 = between(random, 0.25, 0.75), between(random, 0.25, 0.75)
     bend = between(random, 0, 0.3) if chance(random, 0.6) else 0
@@ -130,8 +139,11 @@ def _points(x: np.ndarray, y: np.ndarray) -> Points:
 
 
 def _draw_dots(random: np.random.Generator, style: Style, image: Image.Image) -> None:
-    """Dots of one size, few or many."""
+    """Dots of one size, few or many, or discs."""
     draw = ImageDraw.Draw(image)
+    if chance(random, 0.2):
+        _draw_discs(random, style, draw)
+        return
     size = min(int(random.integers(1, 5)), max(1, round(style.capital / 8)))
     covered = between(random, 0.005, 0.07) * style.strength  # share of the image
     count = min(400, max(5, round(covered * image.width * image.height / size**2)))
@@ -146,3 +158,12 @@ def _draw_dots(random: np.random.Generator, style: Style, image: Image.Image) ->
             draw.ellipse((x, y, x + size - 1, y + size - 1), colour)
         else:
             draw.rectangle((x, y, x + size - 1, y + size - 1), colour)
+
+
+def _draw_discs(random: np.random.Generator, style: Style, draw: ImageDraw.ImageDraw) -> None:
+    """Filled circles of several sizes, too few to hide a character."""
+    w, h = _canvas_size(draw)
+    for _ in range(int(random.integers(3, 16))):
+        radius = style.capital * between(random, 0.04, 0.15)
+        x, y = w * random.random(), h * random.random()
+        draw.ellipse((x - radius, y - radius, x + radius, y + radius), _distractor_colour(random, style))

@@ -159,11 +159,13 @@ def distort(random: np.random.Generator, style: Style, text: Text) -> Text:
 
 
 def _strike_through(random: np.random.Generator, style: Style, mask: Image.Image) -> Image.Image:
-    """The text with a line along it, of its own ink."""
+    """The text with a line or a zigzag along it, of its own ink."""
     mask = mask.copy()
-    y1, y2 = (mask.height * between(random, 0.25, 0.75) for _ in range(2))
+    knots = int(random.integers(3, 9)) if chance(random, 0.4) else 2
+    y = [mask.height * between(random, 0.25, 0.75) for _ in range(knots)]
+    x = np.linspace(0, mask.width, knots).tolist()
     width = max(1, round(style.capital * between(random, 0.03, 0.12)))
-    ImageDraw.Draw(mask).line([(0, y1), (mask.width, y2)], 255, width)
+    ImageDraw.Draw(mask).line(list(zip(x, y, strict=True)), 255, width, joint="curve")
     return mask
 
 
