@@ -100,6 +100,7 @@ class Config:
     shear: float = setting(0.3, "augmentation: largest slant, in pixels to the side per row", "[0, 1)")
     squeeze: float = setting(0.3, "augmentation: how far characters move together", "[0, 1)", "overlap")
     noise: float = setting(0.5, "augmentation: share of images that get noise", "[0, 1]", "clutter")
+    lines: float = setting(0.0, "augmentation: share of images that get lines", "[0, 1]")
     print_per_batch: int = setting(20, "steps from one printed line to the next", (1, 10**9))
     save_per_batch: int = setting(20, "steps from one point of TensorBoard's curves to the next", (1, 10**9))
     checkpoint_per_batch: int = setting(100, "steps from one checkpoint to the next", (1, 10**9))
@@ -159,7 +160,7 @@ class Config:
     @property
     def augmented(self) -> bool:
         """Whether training images are changed at random."""
-        return any((self.shift, self.scale, self.shear, self.squeeze, self.noise))
+        return any((self.shift, self.scale, self.shear, self.squeeze, self.noise, self.lines))
 
     @property
     def sets(self) -> tuple[tuple[str, str, int], ...]:

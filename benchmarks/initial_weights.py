@@ -34,7 +34,7 @@ REQUIREMENTS = Path(__file__).parent.parent / "requirements-styles.txt"
 TRAINING_IMAGES = 180_000
 OTHER_IMAGES = 1000  # for validation, and as many for the test
 SEEDS = {"training": 1, "validation": 2, "test": 3}
-PHASES = ((7, 4e-3), (2, 1e-3))  # epochs and learning rate; each begins with the weights of the one before
+PHASES = ((4, 4e-3), (2, 1e-3))  # epochs and learning rate; each begins with the weights of the one before
 SETTINGS: dict[str, Any] = {
     "images": "styles",  # not a folder: it says that the images are not those of generate_captcha.py
     "width": 200,

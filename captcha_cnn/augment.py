@@ -10,18 +10,21 @@ import itertools
 import math
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from config import Config
 
 FULL_STRENGTH_EPOCHS = 100  # epochs after which random_warp reaches its full strength
 CELLS = 1.5  # parts of an image as wide as high that random_warp moves by themselves
+MOST_LINES = 3  # that add_lines() draws over an image
+LINE_WIDTHS = (0.01, 0.07)  # as shares of the height
+POINTS_OF_LINE = 16
 PIXELS_PER_DOT = 320  # of the dots that add_noise() draws
 DOT = np.array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 0, 1, 2, 1, 2]])  # rows and columns of its pixels
 
 
 def augment(images: np.ndarray, config: Config, random: np.random.Generator, epoch: int) -> np.ndarray:
-    """Characters moved together, images warped, noise drawn over them.
+    """Characters moved together, images warped, lines and noise drawn over them.
 
     Args:
         images: uint8 [B, H, W]; not changed.
@@ -33,7 +36,10 @@ def augment(images: np.ndarray, config: Config, random: np.random.Generator, epo
         return images
     if config.squeeze:
         images = squeeze_characters(images, config, random)
-    return add_noise(random_warp(images, config, random, epoch), config, random)
+    images = random_warp(images, config, random, epoch)
+    if config.lines:
+        images = add_lines(images, config, random)
+    return add_noise(images, config, random)
 
 
 def squeeze_characters(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
@@ -109,6 +115,33 @@ def random_warp(images: np.ndarray, config: Config, random: np.random.Generator,
             fillcolor=int(background[i]),
         )
     return warped
+
+
+def add_lines(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
+    """One to three curves drawn over some of the images, in a gray near that of their foreground.
+
+    Many systems draw lines through their characters. Where images are few, too few characters have
+    been seen under a line.
+
+    Args:
+        images: uint8 [B, H, W]; changed in place, and returned.
+    """
+    batch, height, width = images.shape
+    foreground, background = foreground_background(images)
+    gray = foreground + random.uniform(0, 0.3, batch) * (background - foreground)
+    along = np.linspace(0, 1, POINTS_OF_LINE)[:, None]
+    weights = np.hstack([(1 - along) ** 2, 2 * along * (1 - along), along**2])  # of a quadratic Bezier curve
+    for i in np.flatnonzero(random.random(batch) < config.lines):
+        image = Image.fromarray(images[i])
+        draw = ImageDraw.Draw(image)
+        for _ in range(random.integers(1, MOST_LINES, endpoint=True)):
+            ends = random.uniform(-0.1, 1.1, (3, 2)) * (width, height)
+            if random.random() < 0.5:
+                ends[:, 0].sort()  # from left to right
+            line_width = max(1, round(random.uniform(*LINE_WIDTHS) * height))
+            draw.line((weights @ ends).ravel().tolist(), int(gray[i]), line_width)
+        images[i] = np.asarray(image)
+    return images
 
 
 def add_noise(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:

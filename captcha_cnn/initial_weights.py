@@ -31,6 +31,7 @@ OWN_IMAGES: dict[str, Any] = {
     "shift": 0.12,  # these three are twice as much as for drawn captchas
     "scale": 0.3,
     "shear": 0.5,
+    "lines": 0.5,
 }
 
 

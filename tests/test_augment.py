@@ -8,6 +8,8 @@ from conftest import TINY
 
 from captcha_cnn import augment
 from captcha_cnn.augment import FULL_STRENGTH_EPOCHS
+from captcha_cnn.initial_weights import OWN_IMAGES
+from config import Config
 
 
 def warped(image, count=400, epoch=FULL_STRENGTH_EPOCHS, **settings):
@@ -116,6 +118,34 @@ def test_the_share_of_images_that_get_noise_is_the_setting():
     image[8:12, 5:9] = 10
     assert not noisy(image, 0)[1].any()
     assert 0.2 < noisy(image, 0.3)[1].any(axis=(1, 2)).mean() < 0.4
+
+
+@pytest.mark.parametrize(("foreground", "background"), [(10, 200), (250, 40)])
+def test_lines_are_drawn_over_that_share_of_the_images(foreground, background):
+    image = np.full((23, 37), background, np.uint8)
+    image[8:12, 5:9] = foreground
+    images = np.repeat(image[None], 300, axis=0)
+    result = augment.add_lines(images.copy(), replace(TINY, lines=0.3), np.random.default_rng(0))
+    changed = result != images
+    assert 0.2 < changed.any(axis=(1, 2)).mean() < 0.4
+    for each, places in zip(result, changed, strict=True):
+        assert len(set(each[places])) <= 1
+        assert (abs(each[places].astype(int) - foreground) <= 0.3 * abs(background - foreground) + 1).all()
+        assert places.sum() < 23 * 37 / 2
+    assert changed.any(axis=0).mean() > 0.95, "they may be anywhere"
+    wide = augment.add_lines(images.copy(), replace(TINY, lines=1.0), np.random.default_rng(0)) != images
+    assert len({each.tobytes() for each in wide}) > 295
+
+
+def test_only_own_images_get_lines():
+    assert Config().lines == 0
+    assert OWN_IMAGES["lines"] > 0
+    images = np.random.default_rng(0).integers(0, 255, (40, 23, 37), dtype=np.uint8)
+    without, with_lines = (
+        augment.augment(images, replace(TINY, lines=lines, noise=0.5), np.random.default_rng(0), 0)
+        for lines in (0.0, 1.0)
+    )
+    assert (without != with_lines).any(axis=(1, 2)).mean() > 0.9
 
 
 def squeezed(image, most, count=300, **settings):

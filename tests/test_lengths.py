@@ -24,7 +24,7 @@ from config import CaptchaError, Config
 from generate_captcha import Generate, ReadData
 from predict import Predictor
 
-NO_AUGMENTATION = dict.fromkeys(("shift", "scale", "shear", "squeeze", "noise"), 0.0)
+NO_AUGMENTATION = dict.fromkeys(("shift", "scale", "shear", "squeeze", "noise", "lines"), 0.0)
 
 
 # ---------------------------------------------------------------------- drawing and loading

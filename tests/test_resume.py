@@ -377,7 +377,7 @@ def test_any_settings_are_a_run_or_one_sentence(
     asked = ["--width", size[0], "--height", size[1], "--char-num", length, "--characters", alphabet]
     asked += ["--generate-num", *counts, "--batch-size", batch, "--alpha", alpha, "--epoch", 2]
     asked += ["--network", network]
-    for name in ("keep-prob", "shift", "scale", "shear", "squeeze", "noise"):
+    for name in ("keep-prob", "shift", "scale", "shear", "squeeze", "noise", "lines"):
         asked += [f"--{name}", share]
     for name in ("print", "save", "checkpoint"):
         asked += [f"--{name}-per-batch", every]
