@@ -251,8 +251,11 @@ def _settings(images: Sequence[OwnImage], config: Config, given: set[str]) -> di
         )
     shortest, longest = min(map(len, labels)), max(map(len, labels))
     found: dict[str, Any] = {"characters": characters, "char_num": f"{shortest}-{longest}"}
-    found["skip_top"], found["skip_bottom"] = _unused_rows(images)
-    used = 1 - sum(getattr(config, name) if name in given else found[name] for name in SKIPPED)
+    if given & {*SKIPPED}:  # what is found for the other one may leave no row
+        skipped = config.skip_top, config.skip_bottom
+    else:
+        skipped = found["skip_top"], found["skip_bottom"] = _unused_rows(images)
+    used = 1 - sum(skipped)
     height = config.height
     aspects = sorted(width / height / used for width, height in (image.size for image in images))
     aspect = aspects[math.ceil(WIDEST_SHARE * len(aspects)) - 1]

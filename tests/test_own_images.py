@@ -91,6 +91,13 @@ def test_where_most_rows_are_empty_only_the_others_are_read(mine):
     assert "Not read" not in describe(find())
 
 
+@pytest.mark.parametrize("skip_top", [0.7, 0.9])
+def test_with_one_of_the_two_named_the_other_is_not_found(mine, skip_top):
+    write_bars(mine, 30)
+    config = find(skip_top=skip_top).config
+    assert (config.skip_top, config.skip_bottom) == (skip_top, 0)
+
+
 def test_rows_that_a_few_images_use_are_left_out(mine):
     write_bars(mine, 30, count=99)
     rgb = np.random.default_rng(1).integers(0, 255, (100, 90, 3), dtype=np.uint8)
