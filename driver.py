@@ -135,6 +135,7 @@ class Trainer:
         label2vec = ReadData(config).label2vec
         self.clock = progress.TrainingClock(state.seconds, state.training_seconds)
         self.saved_step = state.step if state.last_eval_step >= 0 else -1
+        self.total_steps = config.Epoch * batches.steps_per_epoch(len(train.images), config.batch_size)
         self.validation, self.with_copies = validation, batches.add_augmented_copies(validation, config)
         try:
             with tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True) as self.bar:
@@ -182,10 +183,8 @@ class Trainer:
         _, loss = self.session.run([self.model.train_op, self.model.training_loss], feed)
         self.state.step += 1
         self.clock.count_step(len(x))
-        steps_left = self.config.patience - (self.state.step - self.state.best_step)
-        self.bar.set_description_str(
-            f"step {self.state.step}, {self.clock.describe(steps_left)} unless it improves", refresh=False
-        )
+        left = self.clock.describe(plateau.steps_left(self.state, self.config, self.total_steps))
+        self.bar.set_description_str(f"step {self.state.step}, {left} unless it improves", refresh=False)
         self.bar.update()
         return float(loss)
 

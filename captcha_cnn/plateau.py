@@ -73,6 +73,17 @@ def own_steps(state: TrainState) -> int:
     return max(state.drawn_from, state.step - DRAWN_STEPS)
 
 
+def steps_left(state: TrainState, config: Config, total: int) -> int:
+    """Steps until training ends by early stopping, unless it improves, or with the last epoch.
+
+    Args:
+        total: steps of all epochs on the training images.
+    """
+    drawn = max(0, drawn_end(state) - state.step)
+    stagnant = config.patience - (state.step - state.best_step)
+    return max(0, min(stagnant, drawn + total - own_steps(state)))
+
+
 def scheduled_batches(
     state: TrainState, train: Dataset, config: Config, next_batch: NextBatch, label2vec: LabelVector
 ) -> Iterator[Batch]:

@@ -68,6 +68,22 @@ def test_patience_does_not_count_on_the_plateau(step, loss, drawn_from, counts):
     assert plateau.patience_counts(state(step, loss, drawn_from), config) == counts
 
 
+@pytest.mark.parametrize(
+    ("step", "best_step", "drawn_from", "left"),
+    [
+        (200, 150, -1, 650),  # early stopping comes first
+        (500, 490, -1, 500),  # the last epoch comes first
+        (600, 590, 500, 690),
+        (2900, 2890, 500, 100),  # 900 steps were done on own images
+        (5000, 10, -1, 0),
+    ],
+)
+def test_the_steps_left_end_with_early_stopping_or_the_last_epoch(step, best_step, drawn_from, left):
+    config, total = replace(TINY, patience=700), 1000
+    found = replace(state(step, CHANCE, drawn_from), best_step=best_step)
+    assert plateau.steps_left(found, config, total) == left
+
+
 def test_the_loop_helps_and_then_stops_with_a_warning(short, capsys):
     trainer = fake_trainer(FakeSession(validation=lambda step: CHANCE), Epoch=100, patience=5)
     out = capsys.readouterr().out
