@@ -197,7 +197,7 @@ def test_evaluation_agrees_with_training(run, predictor, predictions, capsys, tm
     page = (tmp_path / "index.html").read_text(encoding="utf-8")
     assert f"Character error rate: {error_rate(run.labels, texts):.2%}" in page
     for label, prediction in zip(run.labels, predictions, strict=True):
-        assert (f"{label}, read as <del>{prediction.text}</del>" in page) == (label != prediction.text)
+        assert (f">{label}, read as <del>{prediction.text}</del>" in page) == (label != prediction.text)
 
 
 @pytest.mark.parametrize("name", ["captcha.onnx", "captcha.tflite"])
