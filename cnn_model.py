@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import tensorflow.compat.v1 as tf
@@ -20,8 +20,9 @@ import tensorflow.compat.v1 as tf
 from captcha_cnn import classic_network as classic
 from captcha_cnn import ctc
 from captcha_cnn.ctc import Predictions
-from captcha_cnn.float16 import BN_EPSILON, as_exact_float16, fold_bn_to_float16
+from captcha_cnn.float16 import as_exact_float16, fold_bn_to_float16
 from captcha_cnn.head import Head
+from captcha_cnn.layers import Training, batch_norm, dropout
 from captcha_cnn.muon import minimize
 from config import CaptchaError, Config
 
@@ -89,14 +90,6 @@ class CNN:
 # ---------------------------------------------------------------------- training and inference
 
 
-class Training(NamedTuple):
-    """What the network needs in training and not in inference."""
-
-    keep_prob: Any
-    seed: Any  # int64 [2]: all random numbers of a step come from (seed, step)
-    statistics: list[tuple[Any, Any]]  # receives (moving average, of the batch) of each mean and variance
-
-
 def add_training(x: Any, labels: Any, keep_prob: Any, config: Config) -> tuple[Any, Any, Any, list[Any]]:
     """Add the training network: its step, its loss, the average of its weights, its moving statistics."""
     step = tf.train.get_or_create_global_step()
@@ -108,7 +101,9 @@ def add_training(x: Any, labels: Any, keep_prob: Any, config: Config) -> tuple[A
     done = tf.cast(step, tf.float32)
     decay = tf.minimum(head.ema_decay, (1 + done) / (10 + done), "decay")
     average = tf.train.ExponentialMovingAverage(decay)
-    kernels = [v for v in variables if v.shape.rank == 4 and v.op.name.startswith("conv") and head.muon]
+    kernels = [
+        v for v in variables if v.shape.rank == 4 and head.muon and v.op.name.startswith(("conv", "dense"))
+    ]
     with tf.control_dependencies([decay]):  # before the step is counted, in every run
         updated = minimize(loss, variables, kernels, config.alpha, step)
     moved = [tf.assign_sub(old, (1 - decay) * (old - new)) for old, new in training.statistics]
@@ -169,7 +164,7 @@ def ctc_network(x: Any, config: Config, training: Training | None = None) -> Any
     for layer, (times, stride) in enumerate(zip(CHANNELS, STRIDES, strict=True), 1):
         # [B, H/2, W/2, C], [B, H/8, W/4, C], ...
         h = conv_layer(h, times * config.channels, stride, layer, training)
-    return ctc_head(h, len(config.alphabet) + 1)  # ... [B, H/16, T, C]
+    return ctc_head(h, config, training)  # ... [B, H/16, T, C]
 
 
 def standardize(x: Any) -> Any:
@@ -197,44 +192,30 @@ def conv_layer(h: Any, channels: int, stride: tuple[int, int], layer: int, train
         return tf.nn.relu(batch_norm(h, training, dropout(tf.ones([channels]), training, layer)))
 
 
-def batch_norm(h: Any, training: Training | None, kept: Any = 1.0) -> Any:
-    """Normalised by the batch's own statistics in training, by their moving averages in inference.
+def ctc_head(h: Any, config: Config, training: Training | None = None) -> Any:
+    """Logits of each column, from it and its neighbours: [B, H/16, T, C] to [T, B, K + 1].
 
-    Args:
-        kept: float32 [C], a factor of each channel of the result in training.
+    A dense layer between, where the Config has one, sees a character as a whole: a convolution sees
+    29 x 45 pixels of it, and without that layer the logits are only sums of what these found.
     """
-    channels = [int(h.shape[-1])]
-    gamma = tf.get_variable("gamma", channels, initializer=tf.ones_initializer())
-    beta = tf.get_variable("beta", channels, initializer=tf.zeros_initializer())
-    mean = tf.get_variable("mean", channels, initializer=tf.zeros_initializer(), trainable=False)
-    variance = tf.get_variable("variance", channels, initializer=tf.ones_initializer(), trainable=False)
-    if training is None:
-        return tf.nn.fused_batch_norm(h, gamma, beta, mean, variance, epsilon=BN_EPSILON, is_training=False)[
-            0
-        ]
-    h, batch_mean, batch_variance = tf.nn.fused_batch_norm(h, kept * gamma, kept * beta, epsilon=BN_EPSILON)
-    training.statistics.extend([(mean, batch_mean), (variance, batch_variance)])
-    return h
-
-
-def dropout(h: Any, training: Training | None, layer: int) -> Any:
-    """Some values set to 0 in training, others in each step and layer (Srivastava et al. 2014)."""
-    if training is None:
-        return h
-    seed = tf.random.experimental.stateless_fold_in(training.seed, layer)
-    return tf.nn.experimental.stateless_dropout(h, 1 - training.keep_prob, seed)
-
-
-def ctc_head(h: Any, classes: int) -> Any:
-    """One linear layer reads each column with its neighbours: [B, H/16, T, C] to [T, B, classes]."""
+    width = HEAD_WIDTH
+    if config.dense:
+        with tf.variable_scope("dense"):
+            h = tf.nn.relu(batch_norm(merge_rows(h, width, config.dense), training))  # [B, 1, T, D]
+            h, width = dropout(h, training, len(CHANNELS) + 1), 1
     with tf.variable_scope("ctc_head"):
-        _, rows, _, channels = h.shape
-        kernel = tf.get_variable("kernel", [rows, HEAD_WIDTH, channels, classes], initializer=HE_NORMAL)
-        side = HEAD_WIDTH // 2
-        h = tf.pad(h, [[0, 0], [0, 0], [side, side], [0, 0]])  # conv2d's own padding has slow gradients
-        h = tf.nn.conv2d(h, kernel, strides=1, padding="VALID")
-        h = tf.transpose(tf.squeeze(h, 1), [1, 0, 2])  # time steps first, as CTC expects them
+        classes = len(config.alphabet) + 1
+        h = tf.transpose(tf.squeeze(merge_rows(h, width, classes), 1), [1, 0, 2])  # CTC: time steps first
         return h + tf.get_variable("bias", [classes], initializer=tf.zeros_initializer())
+
+
+def merge_rows(h: Any, width: int, outputs: int) -> Any:
+    """All rows of so many columns to `outputs` values: [B, rows, T, C] to [B, 1, T, outputs]."""
+    _, rows, _, channels = h.shape
+    kernel = tf.get_variable("kernel", [rows, width, channels, outputs], initializer=HE_NORMAL)
+    side = width // 2
+    h = tf.pad(h, [[0, 0], [0, 0], [side, side], [0, 0]])  # conv2d's own padding has slow gradients
+    return tf.nn.conv2d(h, kernel, strides=1, padding="VALID")
 
 
 HEADS = {
@@ -247,5 +228,5 @@ HEADS = {
         muon=True,
         ema_decay=EMA_DECAY,
     ),
-    "classic": classic.head(dropout),
+    "classic": classic.HEAD,
 }

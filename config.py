@@ -8,6 +8,7 @@ The letters used for shapes, here and in every other file:
     B images in a batch   H height and W width of an image, in pixels   C channels
     T time steps: the columns of the last feature map, read from left to right
     K characters in the alphabet (class K is CTC's blank)   L characters in a captcha, or the most of them
+    D units of the dense layer
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ class Config:
     )
     network: str = setting("ctc", "ctc: three convolutions and CTC; classic: the published network")
     channels: int = setting(16, "feature maps of the first convolution of network ctc", (1, 512))
+    dense: int = setting(0, "units of a dense layer after them; 0: no such layer", (0, 1024))
     start_from: str = setting("auto", "initial weights: a checkpoint folder, none, or auto: for --images")
     alpha: float = setting(4e-3, "learning rate", "(0, 1]")
     Epoch: int = setting(10000, "largest number of passes over the training images", (1, 10**9))

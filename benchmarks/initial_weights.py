@@ -24,31 +24,27 @@ from captcha_cnn.checkpoint import load_latest
 from captcha_cnn.cli import OneLineErrorParser, run_main
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.files import atomic_write
-from captcha_cnn.initial_weights import SHIPPED, InitialWeights, of_checkpoint, write_weights
+from captcha_cnn.initial_weights import OWN_IMAGES, SHIPPED, InitialWeights, of_checkpoint, write_weights
 from captcha_cnn.metrics import Metrics
 from captcha_cnn.styles import STYLE_CHARACTERS, draw_styles
 from config import CaptchaError, Config
 from generate_captcha import ReadData
 
 REQUIREMENTS = Path(__file__).parent.parent / "requirements-styles.txt"
-TRAINING_IMAGES = 180_000
+TRAINING_IMAGES = 200_000
 OTHER_IMAGES = 1000  # for validation, and as many for the test
 SEEDS = {"training": 1, "validation": 2, "test": 3}
-PHASES = ((4, 4e-3), (2, 1e-3))  # epochs and learning rate; each begins with the weights of the one before
+EPOCHS = 3
 SETTINGS: dict[str, Any] = {
     "images": "styles",  # not a folder: it says that the images are not those of generate_captcha.py
     "width": 200,
     "height": 60,
     "char_num": "2-8",
     "characters": STYLE_CHARACTERS,
-    "channels": 48,
-    "keep_prob": 0.95,
-    # Styles differ by much more than augmentation can change them.
-    "squeeze": 0.0,
-    "noise": 0.2,
-    "shift": 0.03,
-    "scale": 0.1,
-    "shear": 0.2,
+    **{name: OWN_IMAGES[name] for name in ("channels", "dense")},
+    # No image is seen more than three times, and styles differ by much more than augmentation can change.
+    "keep_prob": 1.0,
+    **dict.fromkeys(("squeeze", "noise", "shift", "scale", "shear"), 0.0),
     "patience": 10**9,  # the number of epochs ends it
     "print_per_batch": 1000,
     "save_per_batch": 1000,
@@ -81,29 +77,25 @@ def draw_set(config: Config, name: str, count: int) -> Dataset:
 
 
 def train(
-    images: int, others: int, phases: Sequence[tuple[int, float]], settings: dict[str, Any]
+    images: int, others: int, epochs: int, settings: dict[str, Any]
 ) -> tuple[InitialWeights, Metrics, Metrics]:
     """Draw the three sets, and train in a temporary folder.
 
     Returns:
         the weights, and the result of validation and of test.
     """
-    config = Config(**settings)
-    counts = {"training": images, "validation": others, "test": others}
-    training_set, validation_set, test_set = (draw_set(config, name, counts[name]) for name in SEEDS)
-    initial = None
     with tempfile.TemporaryDirectory() as folder:
-        for number, (epochs, rate) in enumerate(phases, 1):
-            print(f"Phase {number} of {len(phases)}: {epochs} epochs, learning rate {rate}", flush=True)
-            folders: dict[str, Any] = {
-                f"{name}_folder": f"{folder}/{name}-{number}" for name in ("checkpoint", "tensorboard")
-            }
-            config = Config(**settings, **folders, Epoch=epochs, alpha=rate)
-            state, test = driver.run_model(config, training_set, validation_set, test_set, initial)
-            initial = of_checkpoint(load_latest(config.checkpoint_folder), "captchas of many styles")
-    if initial is None or state.best is None:
-        raise CaptchaError("there must be a phase of training, but there is none: add one to PHASES")
-    return initial, state.best, test
+        folders: dict[str, Any] = {
+            f"{name}_folder": f"{folder}/{name}" for name in ("checkpoint", "tensorboard")
+        }
+        config = Config(**settings, **folders, Epoch=epochs)
+        counts = {"training": images, "validation": others, "test": others}
+        training_set, validation_set, test_set = (draw_set(config, name, counts[name]) for name in SEEDS)
+        state, test = driver.run_model(config, training_set, validation_set, test_set)
+        weights = of_checkpoint(load_latest(config.checkpoint_folder), "captchas of many styles")
+    if state.best is None:  # run_model() raises then
+        raise CaptchaError("no weights are worth keeping")
+    return weights, state.best, test
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -115,19 +107,18 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--images", type=int, default=TRAINING_IMAGES, help="captchas to train on (default: %(default)s)"
     )
-    parser.add_argument("--epochs", type=int, help="of each phase (default: as PHASES says)")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="default: %(default)s")
     parser.add_argument("--to", type=Path, default=SHIPPED, metavar="FILE", help="default: %(default)s")
     options = parser.parse_args(arguments)
-    if options.images < 1 or (options.epochs is not None and options.epochs < 1):
+    if options.images < 1 or options.epochs < 1:
         parser.error("images and epochs must be more than 0")
     check_fonts()
-    phases = [(options.epochs or epochs, rate) for epochs, rate in PHASES]
-    weights, validation, test = train(options.images, OTHER_IMAGES, phases, SETTINGS)
+    weights, validation, test = train(options.images, OTHER_IMAGES, options.epochs, SETTINGS)
     with tempfile.TemporaryDirectory() as folder, atomic_write(options.to) as temporary:
         written = Path(folder, "weights.npz")  # NumPy adds this ending to other names
         write_weights(written, weights)
         shutil.copyfile(written, temporary)
-    for name, metrics in (("Validation, with augmented copies", validation), ("Test", test)):
+    for name, metrics in (("Validation", validation), ("Test", test)):
         print(
             f"{name}: {metrics.accuracy:.2%} of characters, {metrics.captcha_accuracy:.2%} of captchas right"
         )

@@ -12,7 +12,6 @@ The letters of shapes are those of config.py: B, H, W, C, K, L.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ import tensorflow.compat.v1 as tf
 
 from captcha_cnn.ctc import IMPOSSIBLE, Predictions, choose
 from captcha_cnn.head import Head
+from captcha_cnn.layers import Training, dropout
 from config import Config
 
 CHANNELS = (32, 64, 64)  # of the three convolutions
@@ -27,22 +27,18 @@ KERNEL_SIZE = 5
 UNITS = 128  # of the fully connected layer
 
 
-def network(x: Any, config: Config, dropout: Callable[[Any, int], Any]) -> Any:
-    """Logits of each place and character: uint8 [B, H, W] to float32 [B, L, K].
-
-    Args:
-        dropout: from values and the number of a layer to the values that are kept.
-    """
+def network(x: Any, config: Config, training: Training | None) -> Any:
+    """Logits of each place and character: uint8 [B, H, W] to float32 [B, L, K]."""
     h = tf.expand_dims(divide_by_255(tf.cast(x, tf.float32)), -1)  # [B, H, W, 1]
     for layer, channels in enumerate(CHANNELS, 1):
         with tf.variable_scope(f"conv{layer}"):
             kernel, bias = weights([KERNEL_SIZE, KERNEL_SIZE, int(h.shape[-1]), channels])
             h = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(h, kernel, strides=1, padding="SAME"), bias))
-            h = dropout(tf.nn.max_pool2d(h, 2, 2, "SAME"), layer)
+            h = dropout(tf.nn.max_pool2d(h, 2, 2, "SAME"), training, layer)
     h = tf.reshape(h, [-1, int(np.prod(h.shape[1:]))])  # [B, H/8 * W/8 * C]
     with tf.variable_scope("full"):
         kernel, bias = weights([int(h.shape[-1]), UNITS])
-        h = dropout(tf.nn.relu(tf.matmul(h, kernel) + bias), len(CHANNELS) + 1)  # [B, 128]
+        h = dropout(tf.nn.relu(tf.matmul(h, kernel) + bias), training, len(CHANNELS) + 1)  # [B, 128]
     with tf.variable_scope("output"):
         kernel, bias = weights([UNITS, config.max_length * len(config.alphabet)])
         h = tf.reshape(tf.matmul(h, kernel) + bias, [-1, config.max_length, len(config.alphabet)])
@@ -98,18 +94,12 @@ def text_log_prob(logits: Any, texts: Any) -> Any:
     return tf.reduce_sum(tf.gather(tf.nn.log_softmax(logits), texts, batch_dims=2), axis=1)
 
 
-def head(dropout: Callable[[Any, Any, int], Any]) -> Head:
-    """The published network for the training loop.
-
-    Args:
-        dropout: from values, Training or None and the number of a layer to the values that are kept.
-    """
-    return Head(
-        lambda x, config, training: network(x, config, lambda h, layer: dropout(h, training, layer)),
-        lambda logits, labels, _: sigmoid_loss(logits, labels),
-        lambda logits, length, _: decode(logits, length),
-        lambda logits, labels, _: label_prob(logits, labels),
-        loss_is_log_prob=False,
-        muon=False,
-        ema_decay=0.0,
-    )
+HEAD = Head(
+    network,
+    lambda logits, labels, _: sigmoid_loss(logits, labels),
+    lambda logits, length, _: decode(logits, length),
+    lambda logits, labels, _: label_prob(logits, labels),
+    loss_is_log_prob=False,
+    muon=False,
+    ema_decay=0.0,
+)

@@ -21,12 +21,13 @@ from config import CaptchaError, Config, ConfigError, escape_unprintable
 SHIPPED = Path(__file__).with_name("weights") / "styles.npz"  # of captchas of many styles
 HEAD = "ctc_head/"
 CONFIG = "config"  # the entry of the file that holds the settings, as JSON
+SIZES = ("height", "channels", "dense")  # settings that the shapes of weights depend on, the alphabet aside
 
 
 # What differs from the defaults for own images (`--images`), which may be few and look like anything.
 OWN_IMAGES: dict[str, Any] = {
-    "channels": 48,
-    "alpha": 2e-3,
+    "channels": 32,
+    "dense": 192,
     "squeeze": 0.0,  # it takes characters to be evenly spaced over the whole width
     "shift": 0.12,  # these three are twice as much as for drawn captchas
     "scale": 0.3,
@@ -41,8 +42,7 @@ class InitialWeights(NamedTuple):
     source: str  # for the user
     weights: dict[str, np.ndarray]
     characters: str
-    height: int
-    channels: int
+    sizes: dict[str, int]  # the settings named in SIZES
 
 
 def find_initial_weights(config: Config) -> InitialWeights | None:
@@ -71,20 +71,21 @@ def find_initial_weights(config: Config) -> InitialWeights | None:
 
 
 def own_image_settings(config: Config, initial: InitialWeights | None, given: Collection[str]) -> Config:
-    """The settings for own images, with height and channels of the initial weights, but for those given."""
-    found = OWN_IMAGES | ({"height": initial.height, "channels": initial.channels} if initial else {})
+    """The settings for own images, with the sizes of the initial weights, but for those given."""
+    found = OWN_IMAGES | (initial.sizes if initial else {})
     return replace(config, **{name: value for name, value in found.items() if name not in given})
 
 
 def of_checkpoint(saved: CheckpointData, source: str) -> InitialWeights:
     """The best weights of a checkpoint, as training has them."""
     config = saved.config
-    return InitialWeights(source, saved.initial, config.alphabet, config.height, config.channels)
+    sizes = {name: getattr(config, name) for name in SIZES}
+    return InitialWeights(source, saved.initial, config.alphabet, sizes)
 
 
 def write_weights(path: Path, initial: InitialWeights) -> None:
     """Write weights as a compressed file, in float16."""
-    settings = {"characters": initial.characters, "height": initial.height, "channels": initial.channels}
+    settings = {"characters": initial.characters, "sizes": initial.sizes}
     arrays = {name: values.astype(np.float16) for name, values in initial.weights.items()}
     np.savez_compressed(path, **arrays, **{CONFIG: np.array(json.dumps(settings))})  # type: ignore[arg-type]
 
@@ -116,12 +117,12 @@ def adapt(initial: InitialWeights, config: Config, fresh: dict[str, np.ndarray])
     Raises:
         CaptchaError: the models differ in more than size, length and alphabet.
     """
-    rows = replace(config, height=initial.height).feature_map_height
-    if config.feature_map_height != rows or config.channels != initial.channels:
+    sizes = {name: getattr(config, name) for name in SIZES}
+    rows = replace(config, height=initial.sizes["height"]).feature_map_height
+    if sizes | {"height": rows} != initial.sizes | {"height": config.feature_map_height}:
         raise CaptchaError(
-            f"initial weights must be of a model of the same height and channels, but are of "
-            f"{initial.height} px and {initial.channels}, not {config.height} px and {config.channels}: "
-            "leave out --height and --channels, or use --start-from none"
+            f"initial weights must be of a model with {_names(sizes)}, but those of {initial.source} are of "
+            f"{_names(initial.sizes)}: leave out --height, --channels and --dense, or use --start-from none"
         )
     classes = len(initial.characters) + 1
     expected = {
@@ -143,6 +144,10 @@ def adapt(initial: InitialWeights, config: Config, fresh: dict[str, np.ndarray])
             adapted[name] = fresh[name].copy()
             adapted[name][..., new] = values[..., old]
     return adapted
+
+
+def _names(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in sizes.items())
 
 
 def load_initial_weights(

@@ -13,7 +13,7 @@ from conftest import PROJECT, TINY
 
 import cnn_model
 from benchmarks import common, initial_weights, keras_ocr, measure, ours, pretrained, torch_port
-from captcha_cnn import ctc, muon, progress
+from captcha_cnn import ctc, float16, muon, progress
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.drawing import draw_captcha
 from captcha_cnn.initial_weights import find_initial_weights
@@ -213,7 +213,8 @@ def test_images_for_keras_are_transposed():
 
 
 def test_the_constants_of_the_port_are_ours():
-    for name in ("CHANNELS", "STRIDES", "KERNEL_SIZE", "HEAD_WIDTH", "EMA_DECAY", "BN_EPSILON"):
+    assert torch_port.BN_EPSILON == float16.BN_EPSILON
+    for name in ("CHANNELS", "STRIDES", "KERNEL_SIZE", "HEAD_WIDTH", "EMA_DECAY"):
         assert getattr(torch_port, name) == getattr(cnn_model, name), name
     for name in ("MOMENTUM", "MUON_UPDATE_RMS"):
         assert getattr(torch_port, name) == getattr(muon, name), name
@@ -405,29 +406,34 @@ def test_a_reader_reads(name):
 # ---------------------------------------------------------------------- the initial weights
 
 
-TINY_STYLES = initial_weights.SETTINGS | {"width": 37, "height": 23, "char_num": "1-2", "channels": 3}
+TINY_STYLES = initial_weights.SETTINGS | {
+    "width": 37,
+    "height": 23,
+    "char_num": "1-2",
+    "channels": 3,
+    "dense": 5,
+}
 
 
 def test_the_initial_weights_are_written_as_the_program_finds_them(tmp_path, monkeypatch, capsys, tf):
-    starts, run_model = [], initial_weights.driver.run_model
+    runs, run_model = [], initial_weights.driver.run_model
 
-    def note(config, train, validation, test, start):
-        starts.append((config.Epoch, config.alpha, start is not None, len(train.images), len(test.images)))
-        return run_model(config, train, validation, test, start)
+    def note(config, train, validation, test):
+        runs.append((config.Epoch, len(train.images), len(validation.images), len(test.images)))
+        return run_model(config, train, validation, test)
 
     path = tmp_path / "weights.npz"
     monkeypatch.setattr(initial_weights, "SETTINGS", TINY_STYLES)
     monkeypatch.setattr(initial_weights, "OTHER_IMAGES", 5)
-    monkeypatch.setattr(initial_weights, "PHASES", ((3, 4e-3), (9, 1e-3)))
     monkeypatch.setattr(initial_weights, "check_fonts", lambda: None)
     monkeypatch.setattr(initial_weights.driver, "run_model", note)
     monkeypatch.setattr("captcha_cnn.initial_weights.SHIPPED", path)
     monkeypatch.chdir(tmp_path)
     assert initial_weights.main(["--images", "9", "--epochs", "2", "--to", str(path)]) == 0
-    assert starts == [(2, 4e-3, False, 9, 5), (2, 1e-3, True, 9, 5)]
+    assert runs == [(2, 9, 5, 5)]
     assert sorted(each.name for each in tmp_path.iterdir()) == [path.name], "nothing else is left"
     found = find_initial_weights(replace(TINY, images="mine"))
-    assert (found.height, found.channels, len(found.characters)) == (23, 3, 62)
+    assert (found.sizes, len(found.characters)) == ({"height": 23, "channels": 3, "dense": 5}, 62)
     assert all(np.isfinite(values).all() for values in found.weights.values())
     printed = capsys.readouterr().out
     assert "Test: " in printed

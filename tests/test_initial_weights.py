@@ -20,14 +20,16 @@ from captcha_cnn.initial_weights import (
 )
 from config import CaptchaError, Config, ConfigError
 
+SIZES = {"height": 23, "channels": 16, "dense": 0}
 
-def make_weights(characters, seed, height=23, channels=16):
+
+def make_weights(characters, seed, sizes=SIZES):
     """Random weights of the shapes of a model: a convolution and the head, whose last row is the blank's."""
     random = np.random.default_rng(seed)
     shapes = {"conv1/kernel": (5, 5, 1, 3)}
     shapes |= {"ctc_head/kernel": (2, 3, 3, len(characters) + 1), "ctc_head/bias": (len(characters) + 1,)}
     values = {name: random.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
-    return InitialWeights("a test", values, characters, height, channels)
+    return InitialWeights("a test", values, characters, sizes)
 
 
 OLD = make_weights("dbxa", 0)
@@ -60,10 +62,11 @@ def test_the_arrays_that_are_given_are_not_changed():
     assert all(np.array_equal(fresh[name], before[name]) for name in fresh)
 
 
-@pytest.mark.parametrize("change", [{"height": 40}, {"channels": 8}])
-def test_other_height_or_channels_are_one_sentence(change):
+@pytest.mark.parametrize("change", [{"height": 40}, {"channels": 8}, {"dense": 3}])
+def test_other_sizes_are_one_sentence(change):
+    ((name, value),) = change.items()
     with pytest.raises(
-        CaptchaError, match=r"must be of a model of the same height and channels, .* leave out"
+        CaptchaError, match=rf"a model with .*{name} {value}.* of .*{name} {SIZES[name]}.*: leave out"
     ):
         adapt(OLD, replace(CONFIG, **change), make_weights("abcd", 1).weights)
 
@@ -92,7 +95,7 @@ def test_what_is_written_is_read_again(tmp_path):
     path = tmp_path / "weights.npz"
     write_weights(path, OLD)
     found = read_weights(path)
-    assert (found.characters, found.height, found.channels) == ("dbxa", 23, 16)
+    assert (found.characters, found.sizes) == ("dbxa", SIZES)
     for name, values in OLD.weights.items():
         assert np.array_equal(found.weights[name], values.astype(np.float16).astype(np.float32))
 
@@ -108,7 +111,7 @@ def test_a_missing_or_damaged_file_is_one_sentence(tmp_path):
         path.write_bytes(damaged)
         with pytest.raises(CaptchaError, match=words):
             read_weights(path)
-    for settings in ({"characters": "ab"}, {"characters": "ab", "height": 1, "channels": 2, "more": 3}, [1]):
+    for settings in ({"characters": "ab"}, {"characters": "ab", "sizes": {}, "more": 3}, [1]):
         np.savez_compressed(path, config=np.array(json.dumps(settings)))
         with pytest.raises(CaptchaError, match=words):
             read_weights(path)
@@ -135,12 +138,12 @@ def test_the_weights_that_ship_are_for_own_images_alone(settings, expected):
     assert (find_initial_weights(Config(**settings)) is not None) is expected
 
 
-def test_height_and_channels_follow_the_weights_unless_they_are_given():
+def test_sizes_follow_the_weights_unless_they_are_given():
     config = Config(images="mine")
     found = own_image_settings(config, OLD, {"images"})
-    assert (found.height, found.channels) == (23, 16)
-    assert own_image_settings(config, OLD, {"height"}).height == config.height
-    assert own_image_settings(config, OLD, {"channels"}).channels == config.channels
+    for name, size in SIZES.items():
+        assert getattr(found, name) == size
+        assert getattr(own_image_settings(config, OLD, {name}), name) == getattr(config, name)
     assert own_image_settings(config, None, {"images"}).height == config.height
 
 
@@ -151,7 +154,7 @@ def saved_model(config, initial):
 def test_an_earlier_model_of_the_users_is_taken(monkeypatch):
     monkeypatch.setattr(initial_weights, "load_latest", lambda _: saved_model(TINY, OLD.weights))
     found = find_initial_weights(Config(images="mine", start_from="before"))
-    assert (found.source, found.characters, found.height) == ("before", "abcde", 23)
+    assert (found.source, found.characters, found.sizes) == ("before", "abcde", SIZES)
 
 
 @pytest.mark.parametrize("config", [replace(TINY, network="classic"), TINY])

@@ -20,16 +20,20 @@ def started(tf):
 
 
 def parameter_count(config):
-    """Kernels and batch normalisations of the three convolutions; kernel and bias of the head."""
+    """Kernels and batch normalisations of convolutions and dense layer; kernel and bias of the head."""
     convolutions = 25 * (1 * 16 + 16 * 32 + 32 * 64) + 2 * (16 + 32 + 64)
-    classes = len(config.alphabet) + 1
-    return convolutions + config.feature_map_height * 3 * 64 * classes + classes
+    classes, inputs = len(config.alphabet) + 1, config.feature_map_height * 3 * 64
+    if config.dense:
+        return convolutions + (inputs + 2 + classes) * config.dense + classes
+    return convolutions + (inputs + 1) * classes
 
 
 # ---------------------------------------------------------------------- sizes and inputs
 
 
-@pytest.mark.parametrize(("config", "count"), [(Config(), 73083), (TINY, 66934)])
+@pytest.mark.parametrize(
+    ("config", "count"), [(Config(), 73083), (TINY, 66934), (replace(TINY, dense=5), 66590)]
+)
 def test_number_of_parameters(config, count, tf):
     from cnn_model import CNN
 
@@ -240,22 +244,56 @@ def test_a_layer_drops_channels_or_values_and_scales_what_it_keeps(layer, tf):
         assert not np.array_equal(found_here == 0, again_here == 0)
 
 
+def test_the_dense_layer_drops_single_values_in_training_alone(tf):
+    images, labels = drawn_batch(5)
+    with new_model(tf, replace(TINY, dense=50)) as (model, session):
+        found = {}
+        for op in session.graph.get_operations():
+            scope, *names = op.name.split("/")
+            if (op.type, names[:1]) in (("Relu", ["dense"]), ("Pad", ["ctc_head"])):
+                found[scope, op.type] = op.outputs[0] if op.type == "Relu" else op.inputs[0]
+        tensors = [found["training", "Pad"], found["training", "Relu"], found["inference", "Pad"]]
+        feed = {model.x: images, model.y: labels, model.keep_prob: 0.5}
+        kept, values, inferred = session.run(tensors, feed)
+    assert values.shape == inferred.shape == (5, 1, TINY.time_steps, 50)
+    assert found["inference", "Pad"] is found["inference", "Relu"], "nothing is dropped there"
+    share = (kept[values > 0] == 0).mean()
+    assert 0.3 < share < 0.7
+    np.testing.assert_allclose(kept[kept > 0], 2 * values[kept > 0], rtol=1e-5)
+
+
+def test_logits_of_the_dense_layer_depend_on_a_column_and_its_neighbours(tf):
+    from cnn_model import ctc_head
+
+    with tf.Graph().as_default(), tf.Session() as session:
+        h = tf.placeholder(tf.float32, [1, 2, 9, 3])
+        logits = ctc_head(h, replace(TINY, dense=4))
+        session.run(tf.global_variables_initializer())
+        values = np.random.default_rng(0).random((1, 2, 9, 3), np.float32)
+        before = session.run(logits, {h: values})
+        values[0, 1, 4, 0] += 50
+        after = session.run(logits, {h: values})
+    assert before.shape == (9, 1, 6)
+    assert (before != after).any(axis=(1, 2)).nonzero()[0].tolist() == [3, 4, 5]
+
+
 # ---------------------------------------------------------------------- the inference graph
 
 
-def test_the_inference_graph_of_constants_reads_as_the_model_does(started, tf):
+@pytest.mark.parametrize("dense", [0, 5])
+def test_the_inference_graph_of_constants_reads_as_the_model_does(dense, tf):
     from cnn_model import build_inference_graph
 
-    model, session = started
-    images, labels = drawn_batch(6)
-    for _ in range(3):
-        session.run(model.train_op, {model.x: images, model.y: labels})
-    expected_predictions, expected_loss = session.run(
-        [model.predictions, model.loss], {model.x: images, model.y: labels}
-    )
-    weights = session.run(model.weights)
+    config, (images, labels) = replace(TINY, dense=dense), drawn_batch(6)
+    with new_model(tf, config) as (model, session):
+        for _ in range(3):
+            session.run(model.train_op, {model.x: images, model.y: labels})
+        expected_predictions, expected_loss = session.run(
+            [model.predictions, model.loss], {model.x: images, model.y: labels}
+        )
+        weights = session.run(model.weights)
     with tf.Graph().as_default(), tf.Session() as other:
-        x, classes, loss, predictions = build_inference_graph(TINY, weights)
+        x, classes, loss, predictions = build_inference_graph(config, weights)
         assert not tf.global_variables()
         feed = {x: images, classes: labels.reshape(-1, 3, 5).argmax(axis=2)}
         found, losses = other.run([predictions, loss], feed)

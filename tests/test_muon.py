@@ -57,19 +57,21 @@ def test_muon_updates_the_kernels_and_adam_everything_else(tf):
         assert values[0][n] - values[1][n] == pytest.approx(0.01 * np.sign(fed[0][n]), rel=1e-3)
 
 
-def test_muon_trains_the_kernels_of_the_convolutions_of_our_network_and_none_of_the_classic_one(tf):
+def test_muon_trains_convolutions_and_the_dense_layer_of_our_network_and_nothing_of_the_classic_one(tf):
     from dataclasses import replace
 
     from conftest import TINY
 
     from cnn_model import CNN
 
-    for network, expected in (
-        ("ctc", ["conv1_2x2", "conv2_4x2", "conv3_2x2"]),
-        ("classic", []),
+    convolutions = ["conv1_2x2", "conv2_4x2", "conv3_2x2"]
+    for settings, expected in (
+        ({}, convolutions),
+        ({"dense": 5}, [*convolutions, "dense"]),
+        ({"network": "classic"}, []),
     ):
         with tf.Graph().as_default():
-            CNN.build(replace(TINY, network=network))
+            CNN.build(replace(TINY, **settings))
             names = [v.op.name for v in tf.global_variables()]
         momenta = [name for name in names if name.endswith("kernel/momentum")]
         assert momenta == [f"{layer}/kernel/momentum" for layer in expected]

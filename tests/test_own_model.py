@@ -25,7 +25,10 @@ from captcha_cnn.own_sets import read_split
 from config import CaptchaError, Config
 from predict import Predictor
 
-SMALL = {"start_from": "none", "channels": 2, "height": 23, "width": 53, "stretch": 1.2, "epoch": 2}
+SMALL = {"start_from": "none", "channels": 2, "dense": 5, "height": 23, "width": 53} | {
+    "stretch": 1.2,
+    "epoch": 2,
+}
 SMALL_FLAGS = [word for name, value in SMALL.items() for word in (f"--{name.replace('_', '-')}", value)]
 
 

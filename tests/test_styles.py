@@ -133,7 +133,7 @@ def test_the_text_is_visible_and_inside_the_image(monkeypatch):
     for size, mask, (left, top) in places:
         assert 0 <= left <= size[0] - mask[0], "text is cut off"
         assert 0 <= top <= size[1] - mask[1], "text is cut off"
-        assert 1.6 < size[0] / size[1] < 6
+        assert 1.6 < size[0] / size[1] < 6.5
     assert len(places) == 150
     assert min(changed) > 4
     assert np.quantile(changed, 0.05) > 12
@@ -187,11 +187,11 @@ def test_every_ink_differs_from_the_background_after_encoding(effect):
         assert all(ground - ink > 40 for ink in inks)
 
 
-def test_styles_use_every_effect_and_a_third_are_nearly_plain():
+def test_styles_use_every_effect_and_a_quarter_are_nearly_plain():
     random = generator(4)
     found = [choices.random_style(random, "A1b", SIZE) for _ in range(800)]
     assert set().union(*(style.effects for style in found)) == set(EFFECTS)
-    assert 0.28 < np.mean([len(style.effects) <= 2 for style in found]) < 0.5
+    assert 0.2 < np.mean([len(style.effects) <= 2 for style in found]) < 0.33
     assert max(len(style.effects) for style in found) >= 8
     for style in found:
         for effect in style.effects:

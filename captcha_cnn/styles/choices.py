@@ -22,10 +22,10 @@ MIN_CHARACTER_HEIGHT = 10.0  # pixels of a capital, both as drawn and at the mod
 # What may happen to an image, with how often compared with the others.
 EFFECTS = {
     # characters
-    "rotation": 3.0, "slant": 1.5, "jitter": 2.5, "sizes": 1.5, "fonts": 2.0, "overlap": 2.0, "wide": 1.5,
-    "turn": 1.0,
+    "rotation": 7.0, "slant": 2.0, "jitter": 7.0, "sizes": 4.0, "corners": 5.0, "fonts": 2.5, "overlap": 2.5,
+    "wide": 3.0, "turn": 1.0,
     # the text as a whole
-    "perspective": 1.2, "waves": 3.0, "lens": 1.0, "split": 0.4,
+    "perspective": 1.2, "waves": 4.0, "lens": 1.0, "split": 0.4,
     # ink
     "hollow": 1.2, "stroke": 0.7, "shadow": 0.8, "emboss": 0.5, "pattern": 0.9, "rough": 0.9,
     "ink gradient": 0.8, "colours": 2.5, "low contrast": 1.2,
@@ -33,7 +33,7 @@ EFFECTS = {
     "gradient": 1.2, "blobs": 1.2, "texture": 1.2, "stripes": 0.9, "grid": 0.9, "checkers": 0.5, "tiles": 0.6,
     "words": 0.8,
     # distractors
-    "lines": 3.0, "curves": 2.0, "shapes": 1.2, "strike": 1.5, "dots": 2.5, "salt": 0.8, "noise": 1.5,
+    "lines": 7.0, "curves": 4.0, "shapes": 1.2, "strike": 2.5, "dots": 5.0, "salt": 0.8, "noise": 1.5,
     "invert": 0.7, "frame": 0.8,
     # the image as a whole
     "ripple": 0.8, "blur": 1.0, "sharpen": 0.4, "black and white": 0.6, "posterise": 0.5, "rescale": 1.0,
@@ -46,7 +46,7 @@ INCOMPATIBLE = {
     "emboss": ("black and white", "posterise", "hollow"),
     "hollow": ("pattern", "rough"),
 }
-NUMBERS_OF_EFFECTS = (0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 7, 8, 10)  # about equally often
+NUMBERS_OF_EFFECTS = (0, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 8, 9, 11)  # about equally often
 COMMON_FAMILIES = (
     "Arimo",
     "DejaVuSans",
@@ -95,12 +95,12 @@ def pick(random: np.random.Generator, options: Sequence[Option]) -> Option:
 
 
 def random_label(random: np.random.Generator, alphabet: str, lengths: tuple[int, int]) -> str:
-    """A label of characters of one kind, such as digits and capitals, each as likely as any other."""
+    """A label of one kind, such as digits and capitals, whose characters are equally likely."""
     digits = "".join(c for c in alphabet if c.isdigit())
     upper = "".join(c for c in alphabet if c.isupper())
     lower = "".join(c for c in alphabet if c.islower())
-    kinds = [kind for kind in (digits, upper, lower, digits + upper, digits + lower, alphabet) if kind]
-    kind = pick(random, kinds)
+    frequent = (digits, upper, digits + upper) * 2  # as most systems have them
+    kind = pick(random, [kind for kind in (*frequent, lower, digits + lower, alphabet, alphabet) if kind])
     return "".join(pick(random, kind) for _ in range(random.integers(*lengths, endpoint=True)))
 
 
@@ -119,7 +119,7 @@ def random_style(random: np.random.Generator, label: str, size: tuple[int, int])
     outlined = bool(effects & {"hollow", "stroke"})
     return Style(
         effects=effects,
-        strength=between(random, 0.4, 1.0) * (1 if count < 5 else 0.7),
+        strength=between(random, 0.4, 1.0) * (1 if count < 6 else 0.75),
         height=height,
         capital=capital,
         font=font,

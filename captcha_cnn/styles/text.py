@@ -41,7 +41,7 @@ def draw_text(random: np.random.Generator, style: Style, label: str) -> Text:
         gap = -between(random, 0.02, 0.25) * strength
     elif "wide" in effects:
         gap = between(random, 0.2, 1.2) * strength
-    jitter = style.capital * (between(random, 0.05, 0.35) * strength if "jitter" in effects else 0)
+    jitter = style.capital * (between(random, 0.05, 0.6) * strength if "jitter" in effects else 0)
     centred = "jitter" in effects and chance(random, 0.3)
     shape = _character_shape(random, style)
     glyphs = [_draw_character(random, style, c, shape) for c in label]
@@ -119,9 +119,9 @@ def _draw_character(
     draw.text((-left, -top), character, 255, font, anchor="ls", stroke_width=style.stroke)
     if hollow:
         draw.text((-left, -top), character, 0, font, anchor="ls")
-    if (angle, slant, stretch) == (0, 0, 1):
-        return mask, top
-    turned = _affine(mask, angle, slant, stretch)
+    turned = mask if (angle, slant, stretch) == (0, 0, 1) else _affine(mask, angle, slant, stretch)
+    if "corners" in style.effects:
+        turned = _move_corners(random, turned, 0.5 * style.strength)
     return turned, top + (mask.height - turned.height) / 2
 
 
@@ -137,6 +137,17 @@ def _affine(mask: Image.Image, angle: float, slant: float, stretch: float) -> Im
     coefficients = (ia, ib, x, ic, id_, y)
     turned = mask.transform((width, height), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR)
     return turned.crop(turned.getbbox())
+
+
+def _move_corners(random: np.random.Generator, mask: Image.Image, share: float) -> Image.Image:
+    """A mask whose corners are moved inwards, each by another part of that share of width and height."""
+    w, h = mask.size
+    outwards = np.array([(-1, -1), (-1, 1), (1, 1), (1, -1)]) * random.random((4, 2)) * share
+    corners = (np.array([(0, 0), (0, 1), (1, 1), (1, 0)]) + outwards) * (w, h)  # of what is shown
+    size = round(w * (1 + share / 2)), round(h * (1 + share / 2))
+    quad = tuple(corners.ravel().tolist())
+    moved = mask.transform(size, Image.Transform.QUAD, quad, Image.Resampling.BILINEAR)
+    return moved.crop(moved.getbbox())
 
 
 def distort(random: np.random.Generator, style: Style, text: Text) -> Text:
