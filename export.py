@@ -19,6 +19,7 @@ from captcha_cnn.checkpoint import CheckpointData, load_latest
 from captcha_cnn.cli import OneLineErrorParser, run_main
 from captcha_cnn.exported_model import CONFIG_KEY, INPUT, config_json
 from captcha_cnn.files import atomic_folder, atomic_write
+from captcha_cnn.restrict import add_restriction_flags, restrict
 from captcha_cnn.tf_runtime import error_reason, load_tensorflow, suppress_stderr
 from config import CaptchaError, Config, ConfigError, escape_unprintable
 
@@ -153,6 +154,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument(
         "--to", default="exported", metavar="FOLDER", help="folder to write to (default: %(default)s)"
     )
+    add_restriction_flags(parser)
     options = parser.parse_args(arguments)
     for format in options.formats:
         if format not in FORMATS:
@@ -162,6 +164,8 @@ def main(arguments: Sequence[str]) -> int:
     formats = dict.fromkeys(options.formats or FORMATS)
     load_tensorflow()
     saved = load_latest(options.checkpoint_folder)
+    config, weights = restrict(saved.config, saved.weights, options.characters, options.char_num)
+    saved = saved._replace(config=config, weights=weights)
     if "onnx" in formats:
         check_packages()
     for format in formats:

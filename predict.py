@@ -26,6 +26,7 @@ from captcha_cnn.labels import BadFile, image_order
 from captcha_cnn.metrics import evaluate_predictions
 from captcha_cnn.own_sets import read_split
 from captcha_cnn.report import MAX_ON_PAGE, text_report, write_html_report
+from captcha_cnn.restrict import add_restriction_flags, restrict
 from captcha_cnn.tf_runtime import batch_slices, load_tensorflow, session_config, suppress_stderr
 from config import CaptchaError, Config, escape_unprintable
 
@@ -54,15 +55,22 @@ class Predictor:
     Args:
         path: a checkpoint folder, whose best weights are used; or a file that export.py wrote, which
             needs no TensorFlow.
+        characters: the only ones that texts may have; all that the model reads if empty.
+        char_num: the only lengths that texts may have, such as 4 or "4-5"; all if empty.
     """
 
-    def __init__(self, path: str | os.PathLike[str] = Config.checkpoint_folder) -> None:
-        self.path = os.fspath(path)
+    def __init__(
+        self,
+        path: str | os.PathLike[str] = Config.checkpoint_folder,
+        characters: str = "",
+        char_num: int | str = "",
+    ) -> None:
+        self.path, self.characters, self.char_num = os.fspath(path), characters, char_num
         self._lock = threading.Lock()
 
     @property
     def config(self) -> Config:
-        """The settings that the model was trained with."""
+        """The settings that the model was trained with, with the characters and lengths that are read."""
         return self._model.config
 
     @property
@@ -73,9 +81,14 @@ class Predictor:
     @functools.cached_property
     def _load(self) -> LoadedModel:
         if self.path.endswith(SUFFIXES) or os.path.isfile(self.path):
+            if self.characters or self.char_num:
+                raise CaptchaError(
+                    f"{escape_unprintable(self.path)} must be a checkpoint folder to read some characters or "
+                    "lengths only, but is an exported file: export it anew with --characters or --char-num"
+                )
             config, predict = load_exported(self.path)
             return LoadedModel(config, predict, None)
-        return load_checkpoint_model(self.path)
+        return load_checkpoint_model(self.path, self.characters, self.char_num)
 
     @overload
     def read(self, images: ImageSource) -> Prediction: ...
@@ -142,22 +155,27 @@ class Predictor:
         return float(np.concatenate(losses).mean(dtype=np.float64))
 
 
-def load_checkpoint_model(folder: str) -> LoadedModel:
-    """The newest model of a checkpoint folder, in a graph and session of its own, on the CPU."""
+def load_checkpoint_model(folder: str, characters: str = "", char_num: int | str = "") -> LoadedModel:
+    """The newest model of a checkpoint folder, in a graph and session of its own, on the CPU.
+
+    Args:
+        characters, char_num: as Predictor has them.
+    """
     tf = load_tensorflow()
     from captcha_cnn.checkpoint import load_latest
     from captcha_cnn.ctc import to_text
     from cnn_model import build_inference_graph
 
     saved = load_latest(folder)
+    config, weights = restrict(saved.config, saved.weights, characters, char_num)
     with tf.Graph().as_default():
-        x, labels, loss, predictions = build_inference_graph(saved.config, saved.weights)
-        outputs = to_text(predictions, saved.config, strings=False)
+        x, labels, loss, predictions = build_inference_graph(config, weights)
+        outputs = to_text(predictions, config, strings=False)
         with suppress_stderr():  # TensorFlow remarks on missing GPUs, and with the first prediction on itself
             session = tf.Session(config=session_config())
             predict = session.make_callable([*outputs], [x])
-            predict(np.zeros([1, saved.config.height, saved.config.width], np.uint8))
-        return LoadedModel(saved.config, predict, session.make_callable(loss, [x, labels]))
+            predict(np.zeros([1, config.height, config.width], np.uint8))
+        return LoadedModel(config, predict, session.make_callable(loss, [x, labels]))
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -181,6 +199,7 @@ def main(arguments: Sequence[str]) -> int:
         metavar="X",
         help="print an empty text where the confidence is less, from 0 to 1 (default: 0)",
     )
+    add_restriction_flags(parser)
     text = "read a labelled folder and say how well; of a model's own --images, only the test images"
     parser.add_argument("--labelled", metavar="FOLDER", help=text)
     parser.add_argument("--labels", metavar="FILE", help="file that names the labels of --labelled")
@@ -194,7 +213,8 @@ def main(arguments: Sequence[str]) -> int:
     minimum = options.min_confidence
     if not isinstance(minimum, float) or not 0 <= minimum <= 1:
         parser.error(f"--min-confidence must be a number from 0 to 1, not {minimum!r}")
-    predictor = Predictor(options.model or options.checkpoint_folder)
+    path = options.model or options.checkpoint_folder
+    predictor = Predictor(path, options.characters, options.char_num)
     if options.labelled:
         return evaluate_folder(predictor, options.labelled, options.report, options.labels or "")
     return read_paths(predictor, options.paths, minimum, options.json)

@@ -343,6 +343,18 @@ def test_what_is_no_exported_model_is_named(format, written, folder, tmp_path, m
 # ---------------------------------------------------------------------- what cannot be written
 
 
+def test_an_export_of_some_characters_answers_as_the_checkpoint_does_with_these(folder, images, tmp_path):
+    need("onnx")
+    flags = ["--checkpoint-folder", str(folder / "checkpoints"), "--to", str(tmp_path)]
+    assert export.main(["onnx", *flags, "--characters", "bd"]) == 0
+    some = Predictor(tmp_path / "captcha.onnx")
+    assert some.config.alphabet == "bd"
+    expected = Predictor(folder / "checkpoints", characters="bd").read_arrays(images)
+    assert [each.text for each in some.read_arrays(images)] == [each.text for each in expected]
+    with pytest.raises(CaptchaError, match="is an exported file: export it anew with --characters"):
+        Predictor(tmp_path / "captcha.onnx", characters="b").read_arrays(images)
+
+
 def test_an_unknown_format_is_named():
     assert_refused(
         script("export.py", "pdf"), 2, "a format must be one of saved_model, litert, onnx, not 'pdf'"

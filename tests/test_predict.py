@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, assert_refused, script
 from PIL import Image
 
 import predict
@@ -151,6 +151,25 @@ def test_a_model_of_another_version_is_named(trained, monkeypatch):
     monkeypatch.setattr(checkpoint, "load_latest", lambda _: saved)
     with pytest.raises(CaptchaError, match=r"must be of this version .* has no inverse_temperature"):
         Predictor(folder).read_arrays(np.zeros((1, 23, 37), np.uint8))
+
+
+def test_only_the_characters_named_are_read(predictor, folder, capsys):
+    paths = image_paths(folder, 8)
+    some = Predictor(folder / "checkpoints", characters="db")
+    assert (some.config.alphabet, some.config.char_num) == ("bd", 3)
+    found = some.read(paths)
+    assert {character for each in found for character in each.text + each.runner_up} <= {"b", "d"}
+    for before, after in zip(predictor.read(paths), found, strict=True):
+        if before.text == after.text:
+            assert after.confidence >= before.confidence
+    status, out, _ = run(capsys, paths[0], "--characters", "bd", "--char-num", "3")
+    assert (status, out.split("\t")[1]) == (0, found[0].text)
+
+
+@pytest.mark.parametrize(("flag", "value"), [("--characters", "abz"), ("--char-num", "2")])
+def test_characters_or_lengths_that_the_model_does_not_read_are_one_sentence(flag, value, folder):
+    done = script("predict.py", image_paths(folder, 1)[0], flag, value, cwd=folder)
+    assert_refused(done, 2, "that the model reads")
 
 
 # ---------------------------------------------------------------------- inside another program

@@ -1,0 +1,107 @@
+"""Reading with a part of the characters or lengths: exact, as if the model had no others."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import TINY
+from graph_helpers import drawn_batch, new_model
+
+from captcha_cnn.restrict import restrict
+from config import ConfigError
+
+
+def texts_of(config):
+    lengths = range(config.min_length, config.max_length + 1)
+    return ["".join(text) for n in lengths for text in itertools.product(config.alphabet, repeat=n)]
+
+
+def classes_of(texts, config):
+    """int32 [N, L], -1 past the end."""
+    classes = np.full([len(texts), config.max_length], -1, np.int32)
+    for row, text in zip(classes, texts, strict=True):
+        row[: len(text)] = [config.alphabet.index(character) for character in text]
+    return classes
+
+
+@pytest.mark.parametrize(
+    ("settings", "characters", "char_num"),
+    [
+        ({}, "db", ""),
+        ({"char_num": "1-3"}, "eca", ""),
+        ({"char_num": "1-3"}, "", 2),
+        ({"char_num": "1-3", "dense": 4}, "bd", "1-2"),
+        ({"network": "classic", "char_num": 2}, "eb", ""),
+    ],
+)
+def test_the_confidence_is_that_among_the_texts_that_are_allowed(settings, characters, char_num, tf):
+    from cnn_model import HEADS, build_inference_graph
+
+    config, (images, _) = replace(TINY, **settings), drawn_batch(4)
+    with new_model(tf, config) as (model, session):
+        random = np.random.default_rng(1)
+        weights = {
+            name: value + 0.1 * random.normal(size=value.shape).astype(np.float32)
+            for name, value in session.run(model.weights).items()
+        }
+    wanted, restricted = restrict(config, weights, characters, char_num)
+    texts = texts_of(wanted)
+    with tf.Graph().as_default(), tf.Session() as session:
+        x, _, _, predictions = build_inference_graph(wanted, restricted)
+        found = session.run(predictions, {x: images})
+    with (
+        tf.Graph().as_default(),
+        tf.Session() as session,
+        tf.variable_scope("", custom_getter=lambda getter, name, **_: tf.constant(weights[name])),
+    ):
+        head = HEADS[config.network]
+        x = tf.placeholder(tf.uint8, [None, config.height, config.width])
+        logits = head.network(x, config, None) * weights["inverse_temperature"]
+        axis = 0 if config.network == "classic" else 1
+        labels = classes_of(texts, config)
+        all_probs = [
+            session.run(
+                head.label_prob(
+                    tf.repeat(tf.gather(logits, [i], axis=axis), len(texts), axis), labels, config.min_length
+                ),
+                {x: images},
+            )
+            for i in range(len(images))
+        ]
+    for i, probs in enumerate(np.array(all_probs, np.float64)):
+        expected = probs / probs.sum()
+        answer = "".join(wanted.alphabet[k] for k in found.chars[i] if k >= 0)
+        second = "".join(wanted.alphabet[k] for k in found.runner_up[i] if k >= 0)
+        assert found.confidence[i] == pytest.approx(expected[texts.index(answer)], rel=1e-3)
+        assert found.runner_up_confidence[i] == pytest.approx(expected[texts.index(second)], rel=1e-3)
+
+
+def test_nothing_named_changes_nothing():
+    weights = {"conv1_2x2/kernel": np.ones(3), "ctc_head/bias": np.arange(6)}
+    config, found = restrict(TINY, weights)
+    assert config == TINY
+    assert all(np.array_equal(found[name], weights[name]) for name in weights)
+
+
+def test_columns_of_the_other_characters_go_and_the_blank_stays():
+    weights = {"conv1_2x2/kernel": np.ones(3), "ctc_head/bias": np.arange(6)}
+    config, found = restrict(TINY, weights, "da")
+    assert config.alphabet == "ad", "in the order of the model"
+    assert found["ctc_head/bias"].tolist() == [0, 3, 5]
+    assert np.array_equal(found["conv1_2x2/kernel"], np.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("characters", "char_num", "message"),
+    [
+        ("abz", "", "some of those that the model reads, abcde, but 'z' is none"),
+        ("", "1", "within the lengths that the model reads, 2-3, not 1: .* train with --char-num 1"),
+        ("", "1-2", "within the lengths"),
+        ("a", "", "at least two different"),
+        ("", "many", "a whole number from 1 to 64"),
+    ],
+)
+def test_what_the_model_does_not_read_is_one_sentence(characters, char_num, message):
+    with pytest.raises(ConfigError, match=message):
+        restrict(replace(TINY, char_num="2-3"), {}, characters, char_num)
