@@ -91,11 +91,10 @@ def train(
         config = Config(**settings, **folders, Epoch=epochs)
         counts = {"training": images, "validation": others, "test": others}
         training_set, validation_set, test_set = (draw_set(config, name, counts[name]) for name in SEEDS)
-        state, test = driver.run_model(config, training_set, validation_set, test_set)
-        weights = of_checkpoint(load_latest(config.checkpoint_folder), "captchas of many styles")
-    if state.best is None:  # run_model() raises then
-        raise CaptchaError("no weights are worth keeping")
-    return weights, state.best, test
+        _, test = driver.run_model(config, training_set, validation_set, test_set)
+        saved = load_latest(config.checkpoint_folder)
+    weights = of_checkpoint(saved, "captchas of many styles")
+    return weights, Metrics(*saved.progress["best"]), test
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -15,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from captcha_cnn.checkpoint import CheckpointData, load_latest
+from captcha_cnn.restrict import OUTPUT_LAYERS
 from captcha_cnn.tf_runtime import load_tensorflow
 from config import CaptchaError, Config, ConfigError, escape_unprintable
 
 SHIPPED = Path(__file__).with_name("weights") / "styles.npz"  # of captchas of many styles
-HEAD = "ctc_head/"
+HEAD = OUTPUT_LAYERS["ctc"]
 CONFIG = "config"  # the entry of the file that holds the settings, as JSON
 SIZES = ("height", "channels", "dense")  # settings that the shapes of weights depend on, the alphabet aside
 
@@ -78,9 +79,12 @@ def own_image_settings(config: Config, initial: InitialWeights | None, given: Co
 
 def of_checkpoint(saved: CheckpointData, source: str) -> InitialWeights:
     """The best weights of a checkpoint, as training has them."""
-    config = saved.config
-    sizes = {name: getattr(config, name) for name in SIZES}
-    return InitialWeights(source, saved.initial, config.alphabet, sizes)
+    return InitialWeights(source, saved.initial, saved.config.alphabet, sizes_of(saved.config))
+
+
+def sizes_of(config: Config) -> dict[str, int]:
+    """The settings named in SIZES."""
+    return {name: getattr(config, name) for name in SIZES}
 
 
 def write_weights(path: Path, initial: InitialWeights) -> None:
@@ -117,7 +121,7 @@ def adapt(initial: InitialWeights, config: Config, fresh: dict[str, np.ndarray])
     Raises:
         CaptchaError: the models differ in more than size, length and alphabet.
     """
-    sizes = {name: getattr(config, name) for name in SIZES}
+    sizes = sizes_of(config)
     rows = replace(config, height=initial.sizes["height"]).feature_map_height
     if sizes | {"height": rows} != initial.sizes | {"height": config.feature_map_height}:
         raise CaptchaError(

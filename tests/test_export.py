@@ -340,9 +340,6 @@ def test_what_is_no_exported_model_is_named(format, written, folder, tmp_path, m
         load_exported(str(path))
 
 
-# ---------------------------------------------------------------------- what cannot be written
-
-
 def test_an_export_of_some_characters_answers_as_the_checkpoint_does_with_these(folder, images, tmp_path):
     need("onnx")
     flags = ["--checkpoint-folder", str(folder / "checkpoints"), "--to", str(tmp_path)]
@@ -353,6 +350,9 @@ def test_an_export_of_some_characters_answers_as_the_checkpoint_does_with_these(
     assert [each.text for each in some.read_arrays(images)] == [each.text for each in expected]
     with pytest.raises(CaptchaError, match="is an exported file: export it anew with --characters"):
         Predictor(tmp_path / "captcha.onnx", characters="b").read_arrays(images)
+
+
+# ---------------------------------------------------------------------- what cannot be written
 
 
 def test_an_unknown_format_is_named():
