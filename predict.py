@@ -18,9 +18,11 @@ from typing import NamedTuple, overload
 import numpy as np
 from tqdm import tqdm
 
+from captcha_cnn.checkpoint import list_checkpoints
 from captcha_cnn.cli import OneLineErrorParser, parse_number, run_main
 from captcha_cnn.dataset import labels_in_folder, list_image_files, load_images
 from captcha_cnn.exported_model import SUFFIXES, PredictFn, load_exported
+from captcha_cnn.general_model import load_general_model
 from captcha_cnn.images import MAX_FILE_SIZE, ImageError, ImageSource, image_for
 from captcha_cnn.labels import BadFile, image_order
 from captcha_cnn.metrics import evaluate_predictions
@@ -54,18 +56,20 @@ class Predictor:
 
     Args:
         path: a checkpoint folder, whose best weights are used; or a file that export.py wrote, which
-            needs no TensorFlow.
+            needs no TensorFlow; or None for the general weights that come with the program, which need
+            none either.
         characters: the only ones that texts may have; all that the model reads if empty.
         char_num: the only lengths that texts may have, such as 4 or "4-5"; all if empty.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str] = Config.checkpoint_folder,
+        path: str | os.PathLike[str] | None = Config.checkpoint_folder,
         characters: str = "",
         char_num: int | str = "",
     ) -> None:
-        self.path, self.characters, self.char_num = os.fspath(path), characters, char_num
+        self.path = None if path is None else os.fspath(path)
+        self.characters, self.char_num = characters, char_num
         self._lock = threading.Lock()
 
     @property
@@ -80,6 +84,8 @@ class Predictor:
 
     @functools.cached_property
     def _load(self) -> LoadedModel:
+        if self.path is None:
+            return LoadedModel(*load_general_model(self.characters, self.char_num), None)
         if self.path.endswith(SUFFIXES) or os.path.isfile(self.path):
             if self.characters or self.char_num:
                 raise CaptchaError(
@@ -186,9 +192,9 @@ def main(arguments: Sequence[str]) -> int:
     )
     parser.add_argument(
         "--checkpoint-folder",
-        default=Config.checkpoint_folder,
         metavar="FOLDER",
-        help="folder of the model (default: %(default)s)",
+        help=f"folder of the model (default: {Config.checkpoint_folder}, or the general weights where "
+        "there is none)",
     )
     parser.add_argument("--model", metavar="FILE", help="a file that export.py wrote, to read with instead")
     parser.add_argument("--json", action="store_true", help="print a JSON object per line")
@@ -213,11 +219,24 @@ def main(arguments: Sequence[str]) -> int:
     minimum = options.min_confidence
     if not isinstance(minimum, float) or not 0 <= minimum <= 1:
         parser.error(f"--min-confidence must be a number from 0 to 1, not {minimum!r}")
-    path = options.model or options.checkpoint_folder
+    path = options.model or options.checkpoint_folder or default_model()
     predictor = Predictor(path, options.characters, options.char_num)
     if options.labelled:
         return evaluate_folder(predictor, options.labelled, options.report, options.labels or "")
     return read_paths(predictor, options.paths, minimum, options.json)
+
+
+def default_model() -> str | None:
+    """The folder that a training writes to; None, after a remark, where no training has done so yet."""
+    if list_checkpoints(Config.checkpoint_folder):
+        return Config.checkpoint_folder
+    print(
+        f"{Config.checkpoint_folder} holds no model yet, so the general weights are used. A model of your "
+        "captchas reads better; train one: python driver.py --images FOLDER",
+        file=sys.stderr,
+        flush=True,
+    )
+    return None
 
 
 def read_paths(predictor: Predictor, paths: Iterable[str], min_confidence: float, as_json: bool) -> int:
@@ -283,7 +302,8 @@ def labels_to_evaluate(
         CaptchaError: no such folder, or one all of whose images were trained on.
     """
     config, shown = predictor.config, escape_unprintable(folder)
-    split = read_split(predictor.path) if config.images and os.path.isdir(predictor.path) else None
+    model = predictor.path
+    split = read_split(model) if config.images and model and os.path.isdir(model) else None
     if not split or os.path.realpath(split.images) != os.path.realpath(folder):
         return labels_in_folder(folder, config, labels_file)
     names, bad = labels_in_folder(folder, config, labels_file or split.labels)

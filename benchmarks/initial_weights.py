@@ -24,7 +24,14 @@ from captcha_cnn.checkpoint import load_latest
 from captcha_cnn.cli import OneLineErrorParser, run_main
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.files import atomic_write
-from captcha_cnn.initial_weights import OWN_IMAGES, SHIPPED, InitialWeights, of_checkpoint, write_weights
+from captcha_cnn.initial_weights import (
+    OWN_IMAGES,
+    SHIPPED,
+    TEMPERATURE,
+    InitialWeights,
+    of_checkpoint,
+    write_weights,
+)
 from captcha_cnn.metrics import Metrics
 from captcha_cnn.styles import STYLE_CHARACTERS, draw_styles
 from config import CaptchaError, Config
@@ -94,6 +101,7 @@ def train(
         _, test = driver.run_model(config, training_set, validation_set, test_set)
         saved = load_latest(config.checkpoint_folder)
     weights = of_checkpoint(saved, "captchas of many styles")
+    weights.weights[TEMPERATURE] = saved.weights[TEMPERATURE]  # the calibrated one
     return weights, Metrics(*saved.progress["best"]), test
 
 

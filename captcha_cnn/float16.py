@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import tensorflow.compat.v1 as tf
 
-BN_EPSILON = 1e-3  # of batch normalisation
+from captcha_cnn.numpy_network import BN_EPSILON
+
 MIN_FLOAT16_SIZE = 1000  # values of a constant from which on an ONNX file stores it in float16
 BN_NAMES = ("gamma", "beta", "mean", "variance")
 

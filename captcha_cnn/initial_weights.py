@@ -21,6 +21,7 @@ from config import CaptchaError, Config, ConfigError, escape_unprintable
 
 SHIPPED = Path(__file__).with_name("weights") / "styles.npz"  # of captchas of many styles
 HEAD = OUTPUT_LAYERS["ctc"]
+TEMPERATURE = "inverse_temperature"  # is fitted at the end of a training, which begins with 1
 CONFIG = "config"  # the entry of the file that holds the settings, as JSON
 SIZES = ("height", "channels", "dense")  # settings that the shapes of weights depend on, the alphabet aside
 
@@ -143,7 +144,7 @@ def adapt(initial: InitialWeights, config: Config, fresh: dict[str, np.ndarray])
     new, old = np.array([*known, (len(config.alphabet), len(initial.characters))]).T  # the blank is last
     adapted = {}
     for name, values in initial.weights.items():
-        adapted[name] = values
+        adapted[name] = fresh[name] if name == TEMPERATURE else values
         if name.startswith(HEAD):
             adapted[name] = fresh[name].copy()
             adapted[name][..., new] = values[..., old]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow.compat.v1 as tf
 
-from captcha_cnn.float16 import BN_EPSILON
+from captcha_cnn.numpy_network import BN_EPSILON
 
 
 class Training(NamedTuple):

@@ -435,6 +435,7 @@ def test_the_initial_weights_are_written_as_the_program_finds_them(tmp_path, mon
     found = find_initial_weights(replace(TINY, images="mine"))
     assert (found.sizes, len(found.characters)) == ({"height": 23, "channels": 3, "dense": 5}, 62)
     assert all(np.isfinite(values).all() for values in found.weights.values())
+    assert found.weights["inverse_temperature"] != 1, "it is calibrated"
     printed = capsys.readouterr().out
     assert "Test: " in printed
     assert f"{path}: 0.0" in printed

@@ -25,7 +25,7 @@ def folded(tf):
 
 
 def test_folded_weights_give_nearly_the_same_logits(folded):
-    from captcha_cnn.float16 import BN_EPSILON
+    from captcha_cnn.numpy_network import BN_EPSILON
 
     _, once, _, before, after = folded
     np.testing.assert_allclose(after, before, atol=0.01 * np.abs(before).max())

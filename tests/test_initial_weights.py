@@ -48,6 +48,13 @@ def test_rows_of_the_head_are_taken_by_character_and_new_ones_stay_fresh():
         assert np.array_equal(new[..., 4], old[..., 4]), "the blank"
 
 
+def test_the_temperature_of_the_earlier_model_is_not_taken():
+    old, fresh = (make_weights("dbxa", seed) for seed in (0, 1))
+    old.weights["inverse_temperature"] = np.float32(0.7)
+    fresh.weights["inverse_temperature"] = np.float32(1.0)
+    assert adapt(old, replace(CONFIG, characters="dbxa"), fresh.weights)["inverse_temperature"] == 1.0
+
+
 def test_an_alphabet_without_a_known_character_keeps_the_blank_alone():
     fresh = make_weights("xyzw", 1).weights
     found = adapt(make_weights("dbca", 0), replace(CONFIG, characters="xyzw"), fresh)

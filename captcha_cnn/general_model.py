@@ -1,0 +1,40 @@
+"""The reader that comes with the program: the initial weights, which have seen captchas of many styles.
+
+It reads before anything is trained. A model that is trained on images of one system reads that better.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from captcha_cnn.exported_model import PredictFn
+from captcha_cnn.initial_weights import SHIPPED, read_weights
+from captcha_cnn.numpy_ctc import decode
+from captcha_cnn.numpy_network import log_probs
+from captcha_cnn.restrict import restrict
+from config import Config
+
+WIDTH, LENGTHS = 200, "2-8"  # of the captchas that the weights were trained on
+
+
+def load_general_model(characters: str = "", char_num: int | str = "") -> tuple[Config, PredictFn]:
+    """The settings, and a function that reads as captcha_cnn.exported_model.load_exported() explains it.
+
+    Args:
+        characters, char_num: the only ones that texts may have, as Config has them; all if empty.
+    Raises:
+        ConfigError: it has no such character or length.
+    """
+    initial = read_weights(SHIPPED)
+    settings: dict[str, Any] = {"images": "any", "width": WIDTH, "char_num": LENGTHS, **initial.sizes}
+    config = Config(characters=initial.characters, **settings)
+    config, weights = restrict(config, initial.weights, characters, char_num)
+    codes = np.array([*map(ord, config.alphabet), 0])  # the last is that of PAST_END, -1
+
+    def predict(images: np.ndarray) -> tuple[np.ndarray, ...]:
+        answers = decode(log_probs(images, weights), config.min_length, config.max_length)
+        return tuple(answers._replace(chars=codes[answers.chars], runner_up=codes[answers.runner_up]))
+
+    return config, predict
