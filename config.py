@@ -79,6 +79,7 @@ class Config:
     checkpoint_folder: str = setting("checkpoints", "folder of the checkpoints: weights, settings, progress")
     images: str = setting("", "folder of your own labelled images, to be split; other defaults apply")
     labels: str = setting("", "file that names the label of each image in --images")
+    unlabelled: str = setting("", "folder of images like them without labels, for self-training")
     ignore_case: bool = setting(False, "take capital letters in labels as small ones")
     stretch: float = setting(
         1.0, "how much wider images in --images are made, beside their height", "[0.1, 10]"
@@ -117,7 +118,7 @@ class Config:
     def __post_init__(self) -> None:
         for f in fields(self):
             value, allowed = getattr(self, f.name), f.metadata["allowed"]
-            if f.name in ("images", "labels", "start_from", "ignore_case"):
+            if f.name in ("images", "labels", "unlabelled", "start_from", "ignore_case"):
                 self._check_type(f.name, value, type(f.default))
             if isinstance(allowed, str):
                 self._check_number(f.name, value, allowed)

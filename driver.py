@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from captcha_cnn import batches, checkpoint, initial_weights, plateau, progress, tf_runtime
+from captcha_cnn import batches, checkpoint, initial_weights, plateau, progress, self_training, tf_runtime
 from captcha_cnn.augment import augment
 from captcha_cnn.cli import given_settings, make_parser, next_command, run_main
 from captcha_cnn.dataset import Dataset, dataset_hash
 from captcha_cnn.metrics import EvalResult, Metrics
 from captcha_cnn.own_images import check_given, check_outside, describe, find_images
-from captcha_cnn.own_sets import load_split, reload_sets
+from captcha_cnn.own_sets import OwnSets, load_own_sets, reload_sets
 from captcha_cnn.parallel import prefetch
 from captcha_cnn.run_folders import reserve_folders
 from captcha_cnn.summaries import SummaryWriter, check_events_folder, summary_images
@@ -86,7 +86,7 @@ class Trainer:
             if others := start.variables ^ {v.op.name for v in tf.global_variables()}:
                 raise checkpoint.resume_version_error(min(others))
 
-    def fit(self, train: Dataset, validation: Dataset) -> None:
+    def fit(self, train: Dataset, validation: Dataset, unlabelled: np.ndarray | None = None) -> None:
         """Train until early stopping or the last epoch, from `state` on, and keep the best weights.
 
         Raises:
@@ -94,6 +94,7 @@ class Trainer:
             CaptchaError: the loss was never finite.
         """
         tf, state, config = tf_runtime.load_tensorflow(), self.state, self.config
+        self.unlabelled = unlabelled  # uint8 [N, H, W]
         bfloat16 = tf_runtime.bfloat16_support()
         progress.log(tf_runtime.arithmetic_line(bfloat16))
         with tf.Session(config=tf_runtime.session_config(bfloat16)) as self.session:
@@ -141,9 +142,10 @@ class Trainer:
             with tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True) as self.bar:
                 done = False
                 while not done:
-                    coming = plateau.scheduled_batches(state, train, config, next_batch, label2vec)
+                    sets = train, self.unlabelled
+                    coming = self_training.scheduled_batches(state, sets, config, next_batch, label2vec)
                     with contextlib.closing(prefetch(coming)) as prepared:
-                        done = self.run_steps(prepared, train)
+                        done = self.run_steps(prepared, train) and not self.begin_round()
         except tf_runtime.TrainingInterrupted:
             self.save_once()
             raise
@@ -173,7 +175,8 @@ class Trainer:
                     f"weights, of step {state.best_step}, are kept. Try a smaller --alpha."
                 )
                 return True
-        _, x, y = next(batches.batches_from(plateau.own_steps(state) - 1, train, config, next_batch))
+        last = min(plateau.own_steps(state), self.total_steps) - 1
+        _, x, y = next(batches.batches_from(last, train, config, next_batch))
         self.validate(x, y, printed=True, on_curves=True)
         return True
 
@@ -183,10 +186,22 @@ class Trainer:
         _, loss = self.session.run([self.model.train_op, self.model.training_loss], feed)
         self.state.step += 1
         self.clock.count_step(len(x))
-        left = self.clock.describe(plateau.steps_left(self.state, self.config, self.total_steps))
+        left = self.clock.describe(self_training.steps_left(self.state, self.config, self.total_steps))
         self.bar.set_description_str(f"step {self.state.step}, {left} unless it improves", refresh=False)
         self.bar.update()
         return float(loss)
+
+    def begin_round(self) -> bool:
+        """Label the unlabelled images for a round of self-training; False where training ends."""
+        state, config, unlabelled = self.state, self.config, self.unlabelled
+        if unlabelled is None or not self_training.round_is_due(state, config):
+            self_training.log_summary(state)
+            return False
+        with self.clock.training.paused(), self.stop.interruptible():
+            reader = self.session, self.model
+            labels = self_training.read_labels(*reader, unlabelled, self.validation, config)
+        progress.log(self_training.start_round(state, labels))
+        return any(labels)
 
     def validate_if_due(self, epoch: int, x: np.ndarray, y: np.ndarray) -> None:
         """Validate where a line or a point of the curves is due and this step has none yet."""
@@ -253,13 +268,13 @@ def run_model(
     validation: Dataset,
     test: Dataset,
     start: checkpoint.CheckpointData | initial_weights.InitialWeights | None = None,
-    split: dict[str, Any] | None = None,
+    own: OwnSets | None = None,
 ) -> tuple[checkpoint.TrainState, Metrics]:
     """Train, keep the best weights, and read the test set once with them.
 
     Args:
         start: the checkpoint to resume, or weights to begin with.
-        split: which of the user's own images is in which set, to be recorded.
+        own: what belongs to the user's own images beside the sets.
     Raises:
         CaptchaError: a folder that cannot be used, images other than those of the run to resume, or
             no weights worth keeping.
@@ -267,17 +282,18 @@ def run_model(
     """
     tf = tf_runtime.load_tensorflow()
     saved = start if isinstance(start, checkpoint.CheckpointData) else None
-    state = checkpoint.initial_state(dataset_hash(train, validation), config, saved)
+    unlabelled = own.unlabelled if own else None
+    state = checkpoint.initial_state(dataset_hash(train, validation, unlabelled), config, saved)
     check_events_folder(config.tensorboard_folder)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(reserve_folders(config, saved is not None, split))
+        stack.enter_context(reserve_folders(config, saved is not None, own.record if own else None))
         stop = stack.enter_context(tf_runtime.GracefulStop())
         stack.enter_context(tf.Graph().as_default())
         trainer = Trainer(config, state, stop)
         trainer.build(start)
         with tf_runtime.one_line_errors(config.checkpoint_folder):
             if not state.trained:
-                trainer.fit(train, validation)
+                trainer.fit(train, validation, unlabelled)
             return state, trainer.finish(validation, test)
 
 
@@ -290,20 +306,19 @@ def load_sets(
         given: names of the settings that the user names.
         saved: the run to resume.
     Returns:
-        the Config; training, validation and test set; which own image is in which; initial weights.
+        the Config; training, validation and test set; what belongs to own images; initial weights.
     """
     if saved and config.images:
-        return config, reload_sets(config, ReadData(config)), None, None
+        return config, *reload_sets(config, ReadData(config)), None
     check_given(config, () if saved else given)
     initial = None if saved else initial_weights.find_initial_weights(config)
     if not config.images:
         Generate(config).gen_captcha(keep=True)
         return config, [ReadData(config).load_set(folder) for _, folder, _ in config.sets], None, initial
-    for name in ("checkpoint", "tensorboard"):
-        check_outside(getattr(config, f"{name}_folder"), config, f"--{name}-folder")
+    check_outside(config)
     own = find_images(initial_weights.own_image_settings(config, initial, given), given)
     progress.log(describe(own))
-    return own.config, *load_split(own, given, ReadData(own.config)), initial
+    return own.config, *load_own_sets(own, given, ReadData(own.config)), initial
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -320,10 +335,10 @@ def main(arguments: Sequence[str]) -> int:
         config = checkpoint.settings_to_resume(saved.config, config, given)
     elif resume:
         progress.log(f"Nothing to resume in {escape_unprintable(config.checkpoint_folder)}: a new run begins")
-    config, (train, validation, test), split, initial = load_sets(config, given, saved)
+    config, (train, validation, test), own, initial = load_sets(config, given, saved)
     progress.log(progress.sizes_line(train, validation, test))
     try:
-        state, result = run_model(config, train, validation, test, saved or initial, split)
+        state, result = run_model(config, train, validation, test, saved or initial, own)
     except tf_runtime.TrainingInterrupted as interrupted:
         progress.log(f"Stopped; everything is saved. Go on: {next_command('driver.py', config, '--resume')}")
         return interrupted.status

@@ -63,7 +63,7 @@ def check_images(folder: str | None, page: str | None, given: Mapping[str, Any])
         raise ConfigError("--check must name one folder, in place of --images")
     given = {**given, "images": folder}
     config, target = Config(**given), Path(page or PAGE)
-    check_outside(os.fspath(target), config, "--page")
+    check_outside(config, os.fspath(target))
     _check_replaceable(target)
     found = find_images(own_image_settings(config, find_initial_weights(config), given), given)
     print(describe(found), flush=True)

@@ -12,7 +12,7 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +48,9 @@ class TrainState:
     epoch: int = -1  # the last one that was printed
     warned: bool = False  # that the loss is at chance level
     drawn_from: int = -1  # the step from which drawn captchas helped it off the plateau
+    round: int = 0  # of self-training; 0 before the first
+    round_from: int = 0  # the step from which it trains
+    own_labels: list[str] = field(default_factory=list)  # what is trained on of unlabelled images, or ""
     trained: bool = False  # everything is done but the calibration
     finished: bool = False
     seconds: float = 0.0  # since the first step

@@ -45,12 +45,14 @@ class Dataset(NamedTuple):
     labels: np.ndarray  # one-hot, float32 [N, L * K]
 
 
-def dataset_hash(*sets: Dataset) -> str:
-    """SHA-256 of images and labels."""
+def dataset_hash(train: Dataset, validation: Dataset, unlabelled: np.ndarray | None = None) -> str:
+    """SHA-256 of images and labels, and of images without labels, uint8 [N, H, W]."""
     digest = hashlib.sha256()
-    for data in sets:
+    for data in (train, validation):
         digest.update(data.images.data)
         digest.update(data.labels.data)
+    if unlabelled is not None:
+        digest.update(unlabelled.data)
     return digest.hexdigest()
 
 

@@ -66,7 +66,9 @@ def check_given(config: Config, given: Collection[str]) -> None:
     Args:
         given: names of the settings that the user names.
     """
-    alone = {"train_folder", "generate_num"} if config.images else {"labels", "stretch", *SKIPPED}
+    alone = (
+        {"train_folder", "generate_num"} if config.images else {"labels", "unlabelled", "stretch", *SKIPPED}
+    )
     for name in sorted(alone & set(given)):
         if getattr(config, name) == getattr(Config, name):
             continue
@@ -80,13 +82,25 @@ def check_given(config: Config, given: Collection[str]) -> None:
             )
 
 
-def check_outside(path: str, config: Config, flag: str) -> None:
-    """Raise a ConfigError where something would be written into the user's folder of images."""
-    if config.images and _is_inside(path, config.images):
-        raise ConfigError(
-            f"{escape_unprintable(path)} must lie outside of {escape_unprintable(config.images)}, into which "
-            f"nothing is ever written: name another place with {flag}"
-        )
+def check_outside(config: Config, page: str = "") -> None:
+    """Raise a ConfigError where something would be written into a folder of the user's images.
+
+    Args:
+        page: what is written, where it is not the folders of a training.
+    """
+    names = ("checkpoint_folder", "tensorboard_folder")
+    places = {"--page": page} if page else {_flag(name): getattr(config, name) for name in names}
+    for flag, path in places.items():
+        for folder in filter(None, (config.images, config.unlabelled)):
+            if _is_inside(path, folder):
+                raise ConfigError(
+                    f"{escape_unprintable(path)} must lie outside of {escape_unprintable(folder)}, into "
+                    f"which nothing is ever written: name another place with {flag}"
+                )
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
 
 
 def _is_inside(path: str, folder: str) -> bool:

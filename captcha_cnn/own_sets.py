@@ -22,6 +22,7 @@ from captcha_cnn.images import ImageError, image_for
 from captcha_cnn.labels import labelled_files, normalize_label
 from captcha_cnn.own_images import SERIAL_LIMIT, OwnImage, OwnImages
 from captcha_cnn.parallel import parallel_map
+from captcha_cnn.self_training import load_unlabelled, reload_unlabelled
 from config import CaptchaError, Config, escape_unprintable
 
 HELD_OUT_SHARE = 0.1  # of the images for validation, and as many for test
@@ -36,6 +37,22 @@ class Reader(Protocol):
 
     def load_set(self, folder: str) -> Dataset:
         """All images of a folder, and their label vectors."""
+
+
+class OwnSets(NamedTuple):
+    """What belongs to a run on own images beside the three sets."""
+
+    record: dict[str, Any]  # which file is in which set
+    unlabelled: np.ndarray | None  # uint8 [N, H, W]
+
+
+def load_own_sets(found: OwnImages, given: Collection[str], reader: Reader) -> tuple[list[Dataset], OwnSets]:
+    """The three sets of images that were found, what is recorded of them, and the unlabelled images."""
+    data, record = load_split(found, given, reader)
+    if not found.config.unlabelled:
+        return data, OwnSets(record, None)
+    unlabelled = load_unlabelled(found.config, data)
+    return data, OwnSets(record | {"unlabelled": unlabelled.paths}, unlabelled.images)
 
 
 def split_images(
@@ -132,6 +149,7 @@ class Split(NamedTuple):
     images: str  # absolute path of the folder
     labels: str  # absolute path of the file that names the labels, or ""
     sets: dict[str, list[str]]  # paths inside the folder, by the name of the set
+    unlabelled: list[str]  # paths inside the folder of unlabelled images
 
 
 def read_split(checkpoint_folder: str) -> Split | None:
@@ -144,7 +162,8 @@ def read_split(checkpoint_folder: str) -> Split | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         sets = {name: list(map(str, record[name])) for name in SETS}
-        return Split(str(record["images"]), str(record["labels"]), sets)
+        unlabelled = list(map(str, record.get("unlabelled", [])))
+        return Split(str(record["images"]), str(record["labels"]), sets, unlabelled)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
@@ -153,8 +172,8 @@ def read_split(checkpoint_folder: str) -> Split | None:
         ) from None
 
 
-def reload_sets(config: Config, reader: Reader) -> list[Dataset]:
-    """The three sets of a run to resume.
+def reload_sets(config: Config, reader: Reader) -> tuple[list[Dataset], OwnSets]:
+    """The three sets of a run to resume, and its unlabelled images.
 
     Raises:
         CaptchaError: an image, its label or the record is gone.
@@ -177,4 +196,5 @@ def reload_sets(config: Config, reader: Reader) -> list[Dataset]:
             )
         labels = {path: normalize_label(found[path], config.ignore_case) for path in paths}
         data.append(load_labelled(labels, config, reader) if paths else reader.load_set(folder))
-    return data
+    unlabelled = reload_unlabelled(config, split.unlabelled).images if split.unlabelled else None
+    return data, OwnSets({}, unlabelled)

@@ -48,6 +48,8 @@ def needs_help(state: TrainState, config: Config) -> bool:
 
 def patience_counts(state: TrainState, config: Config) -> bool:
     """Whether stagnant steps may end the training: not while it is on the plateau and can be helped."""
+    if state.round:
+        return False  # a round of self-training has a fixed number of steps
     if not on_plateau(state.best, config):
         return True
     if config.network == "classic":

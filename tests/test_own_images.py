@@ -317,7 +317,7 @@ def test_a_split_that_was_recorded_is_read_again_to_resume(mine):
     Path("saved").mkdir()
     checkpoint.record_split("saved", record)
     write_images(mine, ["abcde"], first=300)  # found later
-    again = reload_sets(config, ReadData(config))
+    again, _ = reload_sets(config, ReadData(config))
     for one, other in zip(data, again, strict=True):
         assert np.array_equal(one.images, other.images)
         assert np.array_equal(one.labels, other.labels)
@@ -366,11 +366,12 @@ def test_an_image_that_is_gone_when_it_is_loaded_is_named(mine):
 def test_the_sets_of_the_driver_change_nothing_in_the_folder(mine, capsys):
     (mine / "notes.txt").write_text("hello")
     before = snapshot(mine)
-    config, data, record, initial = driver.load_sets(Config(images="mine"), {"images": "mine"})
+    config, data, own, initial = driver.load_sets(Config(images="mine"), {"images": "mine"})
     assert [len(each.images) for each in data] == [32, 4, 4]
     assert data[0].images.shape[1:] == (config.height, config.width)
     assert initial is not None
-    assert record["images"] == str(mine)
+    assert own.record["images"] == str(mine)
+    assert own.unlabelled is None
     assert snapshot(mine) == before
     printed = capsys.readouterr()
     assert "mine: 40 images with labels from file names" in printed.out
@@ -386,7 +387,7 @@ def test_nothing_is_written_into_the_folder(flag, place, mine):
         given["images"] = "./mine"
     with pytest.raises(ConfigError, match=r"must lie outside of .*mine, into which nothing is ever written"):
         driver.load_sets(Config(**given), given)
-    check_outside("elsewhere", Config(**given), "--page")
+    check_outside(Config(**given), "elsewhere")
 
 
 @pytest.mark.parametrize(
@@ -398,6 +399,7 @@ def test_nothing_is_written_into_the_folder(flag, place, mine):
         ),
         ({"images": "mine", "generate_num": (1, 2, 3)}, "generate_num must be left out"),
         ({"labels": "x.csv"}, "labels must be left out, since --images FOLDER is missing"),
+        ({"unlabelled": "more"}, "unlabelled must be left out, since --images FOLDER is missing"),
         ({"stretch": 2.0}, "stretch must be left out, since --images FOLDER is missing"),
         ({"skip_top": 0.1}, "skip_top must be left out, since --images FOLDER is missing"),
         ({"images": "mine", "test_folder": "mine/test"}, "test_folder must lie outside of mine"),

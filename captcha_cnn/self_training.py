@@ -1,0 +1,219 @@
+"""Self-training: images without labels are trained on with what the model reads in them.
+
+After the training on labelled images come rounds. In each, the model reads the unlabelled images, and
+those that it reads with confidence are half of every batch; the labelled images are the other half, so
+that each of them weighs more (Lee 2013, Pseudo-Label; Xie et al. 2020, Noisy Student). Validation uses
+labelled images alone, and the weights with the best validation are kept: a round that does not help
+changes nothing, and is the last.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from captcha_cnn import plateau
+from captcha_cnn.augment import FULL_STRENGTH_EPOCHS
+from captcha_cnn.batches import Batch, NextBatch, batches_from, steps_per_epoch
+from captcha_cnn.calibration import fit_temperature
+from captcha_cnn.checkpoint import TrainState
+from captcha_cnn.dataset import Dataset, report_left_out
+from captcha_cnn.images import ImageError, image_for
+from captcha_cnn.labels import LABELS_FILES, BadFile, image_order, list_files
+from captcha_cnn.parallel import parallel_map
+from captcha_cnn.progress import log
+from captcha_cnn.tf_runtime import batch_slices
+from config import CaptchaError, Config, escape_unprintable
+
+ROUNDS = 3  # at most
+ROUND_STEPS = 600
+MIN_CONFIDENCE = 0.9  # of a text that is trained on
+MAX_IMAGES = 20_000  # that are read; about 10 kB of memory each
+SERIAL_LIMIT = 1000  # images that one process decodes before others have started to help
+
+
+class Unlabelled(NamedTuple):
+    """The unlabelled images of a run."""
+
+    images: np.ndarray  # uint8 [N, H, W]
+    paths: list[str]  # inside the folder
+
+
+# ---------------------------------------------------------------------- loading
+
+
+def load_unlabelled(config: Config, labelled: Sequence[Dataset]) -> Unlabelled:
+    """The images of the folder `config.unlabelled`, without copies and without those that have labels.
+
+    Raises:
+        CaptchaError: none is left.
+    """
+    paths = [path for path in list_files(config.unlabelled) if path not in LABELS_FILES]
+    shown = escape_unprintable(config.unlabelled)
+    if len(paths) > MAX_IMAGES:
+        print(f"{shown}: the first {MAX_IMAGES:,} of {len(paths):,} images are used", flush=True)
+    seen = {image.tobytes() for data in labelled for image in data.images}
+    images, kept, bad, known = [], [], [], 0
+    for path, image in _decode_all(config, paths[:MAX_IMAGES]):
+        if isinstance(image, BadFile):
+            bad.append(image)
+        elif image.tobytes() in seen:
+            known += 1
+        else:
+            seen.add(image.tobytes())
+            images.append(image)
+            kept.append(path)
+    report_left_out(config.unlabelled, bad, len(paths))
+    if not images:
+        found = f"all {known} are labelled already" if known else "holds none"
+        raise CaptchaError(
+            f"{shown} must hold images without labels, but {found}: name another folder with --unlabelled, "
+            "or leave it out"
+        )
+    print(f"{shown}: {len(images)} images without labels; {known} others are labelled or copies", flush=True)
+    return Unlabelled(np.stack(images), kept)
+
+
+def reload_unlabelled(config: Config, paths: Sequence[str]) -> Unlabelled:
+    """The unlabelled images of a run to resume.
+
+    Raises:
+        CaptchaError: one is gone or damaged.
+    """
+    images = []
+    for path, image in _decode_all(config, paths):
+        if isinstance(image, BadFile):
+            raise CaptchaError(
+                f"{escape_unprintable(os.path.join(config.unlabelled, path))} must stay as it was when the "
+                f"run began, but cannot be used ({image.reason}): bring it back"
+            )
+        images.append(image)
+    return Unlabelled(np.stack(images), list(paths))
+
+
+def _decode_all(config: Config, paths: Sequence[str]) -> Iterator[tuple[str, np.ndarray | BadFile]]:
+    work, title = functools.partial(_decode_part, config), f"Loading {escape_unprintable(config.unlabelled)}"
+    decoded = itertools.chain.from_iterable(parallel_map(work, list(paths), title, SERIAL_LIMIT))
+    return zip(paths, decoded, strict=True)
+
+
+def _decode_part(config: Config, paths: Sequence[str]) -> list[np.ndarray | BadFile]:
+    found: list[np.ndarray | BadFile] = []
+    for path in paths:
+        try:
+            found.append(image_for(os.path.join(config.unlabelled, path), config))
+        except ImageError as error:
+            found.append(BadFile(path, error.category, str(error)))
+    return found
+
+
+# ---------------------------------------------------------------------- rounds
+
+
+def round_is_due(state: TrainState, config: Config) -> bool:
+    """Whether a round is to come: the model has learned something, and the last round has helped."""
+    if not config.unlabelled or plateau.on_plateau(state.best, config):
+        return False
+    return state.round == 0 or (state.round < ROUNDS and state.best_step > state.round_from)
+
+
+def read_labels(
+    session: Any, model: Any, unlabelled: np.ndarray, validation: Dataset, config: Config
+) -> list[str]:
+    """What the model reads in unlabelled images, in the order of the image; empty where it is unsure.
+
+    Confidences are calibrated on the validation images for it.
+
+    Args:
+        model: cnn_model.CNN. unlabelled: uint8 [N, H, W].
+    """
+    texts = []
+    fit_temperature(session, model, *validation)
+    try:
+        for part in batch_slices(len(unlabelled)):
+            fetches = [model.predictions.chars, model.predictions.confidence]
+            chars, confidences = session.run(fetches, {model.x: unlabelled[part]})
+            for classes, confidence in zip(chars.tolist(), confidences.tolist(), strict=True):
+                text = "".join(config.alphabet[k] for k in classes if k >= 0)
+                texts.append(text if confidence >= MIN_CONFIDENCE else "")
+    finally:
+        model.weights["inverse_temperature"].load(1.0, session)
+    return texts
+
+
+def start_round(state: TrainState, labels: list[str]) -> str:
+    """Note that a round begins with these labels; what is said about it."""
+    state.round, state.round_from, state.own_labels = state.round + 1, state.step, labels
+    count, sure = sum(map(bool, labels)), f"read with a confidence of at least {MIN_CONFIDENCE:.0%}"
+    if not count:
+        return f"Self-training ends: none of {len(labels):,} images without labels is {sure}"
+    return (
+        f"Self-training, round {state.round}: {count:,} of {len(labels):,} images without labels are {sure}, "
+        f"and join for {ROUND_STEPS} steps"
+    )
+
+
+def log_summary(state: TrainState) -> None:
+    """Say whether the rounds have helped, where there were any."""
+    first = state.round_from - ROUND_STEPS * (state.round - 1)
+    if not any(state.own_labels):
+        return
+    if state.best_step <= first:
+        log("Self-training did not help: the weights before it are kept, whose validation result is the best")
+    else:
+        log(f"Self-training helped: the best weights are {state.best_step - first} steps after its beginning")
+
+
+def steps_left(state: TrainState, config: Config, total: int) -> int:
+    """Steps until this round ends, or the training on labelled images, as plateau.steps_left() says."""
+    if state.round:
+        return state.round_from + ROUND_STEPS - state.step
+    return plateau.steps_left(state, config, total)
+
+
+def scheduled_batches(
+    state: TrainState,
+    sets: tuple[Dataset, np.ndarray | None],
+    config: Config,
+    next_batch: NextBatch,
+    label2vec: plateau.LabelVector,
+) -> Iterator[Batch]:
+    """The batches from the present step on: those of a round, or of the training on labelled images.
+
+    Args:
+        sets: the labelled images, and the unlabelled ones, uint8 [N, H, W].
+    """
+    train, unlabelled = sets
+    if not state.round or unlabelled is None:
+        return plateau.scheduled_batches(state, train, config, next_batch, label2vec)
+    chosen = [i for i, text in enumerate(state.own_labels) if text]
+    vectors = [label2vec(image_order(state.own_labels[i], config.alphabet)) for i in chosen]
+    return mixed_batches(state, (train, Dataset(unlabelled[chosen], np.stack(vectors))), config, next_batch)
+
+
+def mixed_batches(
+    state: TrainState,
+    sets: tuple[Dataset, Dataset],
+    config: Config,
+    next_batch: NextBatch,
+) -> Iterator[Batch]:
+    """The batches of a round from the present step on: half of each is from the first set."""
+    half = replace(config, batch_size=max(1, config.batch_size // 2), Epoch=10**9)
+    done = state.step - state.round_from
+    halves = [
+        batches_from(
+            done + FULL_STRENGTH_EPOCHS * steps_per_epoch(len(data.images), half.batch_size),
+            data,
+            replace(half, seed=(config.seed + number) % 2**31),  # each has random numbers of its own
+            next_batch,
+        )
+        for number, data in enumerate(sets)
+    ]
+    for (_, x, y), (_, own_x, own_y) in itertools.islice(zip(*halves, strict=False), ROUND_STEPS - done):
+        yield state.epoch, np.concatenate([x, own_x]), np.concatenate([y, own_y])
