@@ -79,7 +79,7 @@ class Config:
     checkpoint_folder: str = setting("checkpoints", "folder of the checkpoints: weights, settings, progress")
     images: str = setting("", "folder of your own labelled images, to be split; other defaults apply")
     labels: str = setting("", "file that names the label of each image in --images")
-    unlabelled: str = setting("", "folder of images like them without labels, for self-training")
+    unlabelled: str = setting("", "folder of images without labels, like those in --images, to train on too")
     ignore_case: bool = setting(False, "take capital letters in labels as small ones")
     stretch: float = setting(
         1.0, "how much wider images in --images are made, beside their height", "[0.1, 10]"
