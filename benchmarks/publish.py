@@ -249,11 +249,9 @@ def readme_rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
         found.append(
             ("training time until 99% of captchas are right", f"{in_words(seconds)} s", "time-to-accuracy")
         )
-    if "steps" in record:
-        ms = record["steps"]["values"]["milliseconds per step"]
-        others = [ms[name] for name in ms if name != "ours"]
-        torch = f" (PyTorch: {min(others):.1f} ms)" if others else ""
-        found.append(("a training step of 32 images", f"{ms['ours']:.1f} ms{torch}", "steps"))
+    if "systems" in record:
+        what = f"captchas of other systems right, {system_tables.TIMED_COUNT} labelled images of each"
+        found.append((what, system_tables.in_short(record["systems"]["values"]), "systems"))
     if "exported" in record:
         values = record["exported"]["values"]
         result = f"{values['litert']['milliseconds for one']} ms with LiteRT, "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,9 +19,7 @@ Result = Mapping[str, Any]
 
 def section(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the template of docs/results.md shows of the row."""
-    results = [
-        {"captchas right": 0, "test images": values["test images"], **result} for result in values[RUNS]
-    ]
+    results = results_of(values)
     development, held_out = (
         [result for result in results if SYSTEMS[result["system"]].held_out == held] for held in (False, True)
     )
@@ -41,6 +40,20 @@ def section(values: Mapping[str, Any]) -> dict[str, Any]:
         "jobs": jobs if jobs > 1 else 0,
         "failed": [f"{run_text(result)}: {result['failed']}" for result in results if "failed" in result],
     }
+
+
+def results_of(values: Mapping[str, Any]) -> list[Result]:
+    """All runs; one that failed has read nothing."""
+    return [{"captchas right": 0, "test images": values["test images"], **run} for run in values[RUNS]]
+
+
+def in_short(values: Mapping[str, Any]) -> str:
+    """The mean of all systems with TIMED_COUNT labelled images and default settings."""
+    results = [each for each in of_start(results_of(values), STARTS[0]) if each["labelled"] == TIMED_COUNT]
+    counts = Counter(each["system"] for each in results)
+    runs = "one run each" if max(counts.values()) == 1 else f"up to {max(counts.values())} runs each"
+    mean = mean_of_systems(results, TIMED_COUNT, len(counts))
+    return f"{mean}% (mean of {len(counts)} systems, {runs})"
 
 
 def of_start(results: Iterable[Result], start: str) -> list[Result]:

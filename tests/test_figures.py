@@ -15,7 +15,7 @@ import pytest
 from conftest import PROJECT, TINY
 
 from benchmarks import __main__ as command
-from benchmarks import diagram, figures, measure, ours, publish, runs
+from benchmarks import diagram, figures, measure, other_systems, ours, publish, runs
 from benchmarks.__main__ import BENCHMARKS, RECORD, Benchmark, main
 from captcha_cnn import VERSION
 from captcha_cnn.dataset import Dataset
@@ -343,10 +343,20 @@ def test_every_row_of_the_record_is_known_and_names_its_version(record):
 
 
 def test_the_readme_table_names_other_versions_alone():
+    of_systems = [
+        {"system": name, "labelled": labelled, "start": start, "captchas right": right}
+        for name, labelled, start, right in [
+            ("one", 200, "auto", 50),
+            ("one", 200, "auto", 30),
+            ("two", 200, "auto", 25),
+            ("two", 200, "none", 0),
+            ("two", 1000, "auto", 50),
+        ]
+    ]
     record = {
         "100": a_row(a_run(0, 880), count=100),
         "1000": a_row(a_run(0, 990), count=1000, version=VERSION),
-        "steps": a_small_row({"milliseconds per step": {"ours": 17.64, "PyTorch": 20.01, "compiled": 21.0}}),
+        "systems": a_small_row({"test images": 50, other_systems.RUNS: of_systems}),
     }
     text = f"before\n{publish.BEGIN}\nold\n{publish.END}\nafter"
     assert publish.with_readme_table(text, record) == (
@@ -354,7 +364,8 @@ def test_the_readme_table_names_other_versions_alone():
         "| what | result | row of `python -m benchmarks` |\n| --- | --- | --- |\n"
         "| captchas right, trained on 100 images | 88.00% | `100` (version 1) |\n"
         "| captchas right, trained on 1,000 images | 99.00% | `1000` |\n"
-        "| a training step of 32 images | 17.6 ms (PyTorch: 20.0 ms) | `steps` (version 1) |\n"
+        "| captchas of other systems right, 200 labelled images of each | "
+        "65.0% (mean of 2 systems, up to 2 runs each) | `systems` (version 1) |\n"
         f"{publish.END}\nafter"
     )
     for broken in ("", publish.BEGIN, f"{publish.END} {publish.BEGIN}"):
