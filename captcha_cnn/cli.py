@@ -63,7 +63,7 @@ def _argument(name: str, default: Any) -> tuple[str, dict[str, Any]]:
     if kind is range:
         return "".join(map(str, default)), {"metavar": "CHARACTERS"}
     if kind is str:
-        is_folder = name.endswith("_folder") or name == "images"
+        is_folder = name.endswith("_folder") or name in ("images", "unlabelled")
         metavar = "FOLDER" if is_folder else "FILE" if name == "labels" else "NAME"
         return default or "none", {"metavar": metavar}
     return str(default), {"type": parse_number(kind), "metavar": "N" if kind is int else "X"}
