@@ -186,9 +186,7 @@ def load_checkpoint_model(folder: str, characters: str = "", char_num: int | str
 
 def main(arguments: Sequence[str]) -> int:
     """Read the images and folders named, or evaluate a labelled folder; 1 where a file failed."""
-    parser = OneLineErrorParser(
-        "Read captchas with a trained model, or before any training with general weights."
-    )
+    parser = OneLineErrorParser("Read captchas with a trained model, or with the general weights.")
     parser.add_argument(
         "paths", nargs="*", metavar="PATH", help="an image, a folder of them, or - for one on standard input"
     )
