@@ -15,6 +15,7 @@ from config import CaptchaError, escape_unprintable, lower_case
 
 LABELS_FILES = ("labels.csv", "labels.tsv", "labels.txt")
 IGNORED_FILES = {"captchas.json", "Thumbs.db", "desktop.ini"}  # left out silently, as hidden files are
+FILE_NAMES = "file names"  # where labels are from, if not from a list
 LABEL_END = re.compile(r"[_. (]")  # 8818_17.png, 8818.1.png, 8818 (2).png
 FILE_COLUMNS = {"file", "filename", "file_name", "image", "img", "image_name", "path", "name"}
 LABEL_COLUMNS = {"label", "labels", "text", "code", "captcha", "value", "words", "transcription"}
@@ -35,7 +36,7 @@ class LabelledFiles(NamedTuple):
     labels: dict[str, str]  # by the path inside the folder, sorted
     bad: list[BadFile]
     unlabelled: int  # files that the list of labels does not name
-    source: str  # where the labels are from
+    source: str  # where the labels are from: FILE_NAMES, or the name of a list
 
 
 def image_order(text: str, alphabet: str) -> str:
@@ -119,7 +120,7 @@ def labelled_files(folder: str, labels_file: str = "") -> LabelledFiles:
         )
     if not labels_file and not listed:
         labels = {path: label_in_name(os.path.basename(path)) for path in paths}
-        return LabelledFiles(labels, [], 0, "file names")
+        return LabelledFiles(labels, [], 0, FILE_NAMES)
     labels_file = labels_file or os.path.join(folder, listed[0])
     pairs, name = read_labels_file(labels_file), os.path.basename(labels_file)
     itself = os.path.relpath(os.path.realpath(labels_file), os.path.realpath(folder))

@@ -57,7 +57,7 @@ class OwnImages(NamedTuple):
     copies: dict[str, list[str]]  # paths of identical images, by the path of the one that is used
     left_out: list[BadFile]
     unlabelled: int
-    source: str  # where the labels are from
+    source: str  # where the labels are from, as in LabelledFiles
 
 
 def check_given(config: Config, given: Collection[str]) -> None:
@@ -75,7 +75,7 @@ def check_given(config: Config, given: Collection[str]) -> None:
         expected = "is split into the three sets" if config.images else "is missing"
         raise ConfigError(f"{name} must be left out, since --images FOLDER {expected}")
     for name in ("validation_folder", "test_folder"):
-        if config.images and name in given and _is_inside(getattr(config, name), config.images):
+        if config.images and name in given and is_inside(getattr(config, name), config.images):
             raise ConfigError(
                 f"{name} must lie outside of {escape_unprintable(config.images)}, all of whose images, in "
                 "sub-folders too, are split into the three sets: move it, or leave it out"
@@ -92,7 +92,7 @@ def check_outside(config: Config, page: str = "") -> None:
     places = {"--page": page} if page else {_flag(name): getattr(config, name) for name in names}
     for flag, path in places.items():
         for folder in filter(None, (config.images, config.unlabelled)):
-            if _is_inside(path, folder):
+            if is_inside(path, folder):
                 raise ConfigError(
                     f"{escape_unprintable(path)} must lie outside of {escape_unprintable(folder)}, into "
                     f"which nothing is ever written: name another place with {flag}"
@@ -103,7 +103,8 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _is_inside(path: str, folder: str) -> bool:
+def is_inside(path: str, folder: str) -> bool:
+    """Whether a path is that of the folder or of something in it."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 

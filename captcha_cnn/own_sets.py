@@ -19,8 +19,8 @@ import numpy as np
 from captcha_cnn.checkpoint import SPLIT
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.images import ImageError, image_for
-from captcha_cnn.labels import labelled_files, normalize_label
-from captcha_cnn.own_images import SERIAL_LIMIT, OwnImage, OwnImages
+from captcha_cnn.labels import FILE_NAMES, labelled_files, normalize_label
+from captcha_cnn.own_images import SERIAL_LIMIT, OwnImage, OwnImages, is_inside
 from captcha_cnn.parallel import parallel_map
 from captcha_cnn.self_training import load_unlabelled, reload_unlabelled
 from config import CaptchaError, Config, escape_unprintable
@@ -51,6 +51,12 @@ def load_own_sets(found: OwnImages, given: Collection[str], reader: Reader) -> t
     data, record = load_split(found, given, reader)
     if not found.config.unlabelled:
         return data, OwnSets(record, None)
+    folder, images = found.config.unlabelled, found.config.images
+    if found.source == FILE_NAMES and is_inside(folder, images):
+        raise CaptchaError(
+            f"{escape_unprintable(folder)} must lie outside of {escape_unprintable(images)}, all of whose "
+            "images, in sub-folders too, have labels in their names: move it, or write labels.csv"
+        )
     unlabelled = load_unlabelled(found.config, data)
     return data, OwnSets(record | {"unlabelled": unlabelled.paths}, unlabelled.images)
 

@@ -134,15 +134,15 @@ def read_labels(
         model: cnn_model.CNN. unlabelled: uint8 [N, H, W].
     """
     texts = []
-    fit_temperature(session, model, *validation)
     try:
+        fit_temperature(session, model, *validation)
         for part in batch_slices(len(unlabelled)):
             fetches = [model.predictions.chars, model.predictions.confidence]
             chars, confidences = session.run(fetches, {model.x: unlabelled[part]})
             for classes, confidence in zip(chars.tolist(), confidences.tolist(), strict=True):
                 text = "".join(config.alphabet[k] for k in classes if k >= 0)
                 texts.append(text if confidence >= MIN_CONFIDENCE else "")
-    finally:
+    finally:  # an interrupted run is saved as it was
         model.weights["inverse_temperature"].load(1.0, session)
     return texts
 

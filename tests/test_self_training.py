@@ -91,12 +91,16 @@ def test_the_folder_of_labelled_images_may_hold_the_others_too(folders):
     ("folder", "words"),
     [
         ("empty", "empty must hold images without labels, but holds none: name another folder"),
-        ("mine", "mine must hold images without labels, but all 40 are labelled already"),
+        ("mine", "mine must lie outside of mine, all of whose images, in sub-folders too, have labels"),
+        ("mine/inside", "mine/inside must lie outside of mine"),
+        ("same", "same must hold images without labels, but all 40 are labelled already"),
         ("none", "none must be a folder of images, but does not exist"),
     ],
 )
 def test_a_folder_without_any_is_one_sentence(folder, words, folders):
     (folders / "empty").mkdir()
+    (folders / "mine" / "inside").mkdir()
+    shutil.copytree(folders / "mine", folders / "same")
     with pytest.raises(CaptchaError, match=words):
         load(unlabelled=folder)
 
@@ -176,6 +180,17 @@ def test_texts_read_with_confidence_become_labels(monkeypatch):
     assert texts == [""] * 9 + ["ea", "ab"]
     assert all(np.array_equal(a, b) for a, b in zip(calibrated[0], validation, strict=True))
     assert reader.temperatures == [1.0], "validation during the round is that of before"
+
+
+def test_reading_that_is_interrupted_leaves_the_temperature_as_it_was(monkeypatch):
+    def interrupted(*_):
+        raise TrainingInterrupted(signal.SIGINT)
+
+    monkeypatch.setattr(self_training, "fit_temperature", interrupted)
+    reader = Reader()
+    with pytest.raises(TrainingInterrupted):
+        self_training.read_labels(reader, reader, numbered_images(3).images, numbered_images(2), TINY)
+    assert reader.temperatures == [1.0]
 
 
 def test_a_round_says_what_joins():
@@ -294,7 +309,7 @@ def test_the_best_weights_are_never_worse_than_those_before_the_rounds(rounds, m
 def test_the_command_trains_with_unlabelled_images(tmp_path, monkeypatch, capsys):
     draw_folder(tmp_path / "mine", "0123456789", (3, 4), (180, 70))
     done = script("driver.py", "--images", "mine", "--unlabelled", "mine", *SHORT, cwd=tmp_path)
-    assert_refused(done, 1, "mine must hold images without labels, but all 40 are labelled already")
+    assert_refused(done, 1, "mine must lie outside of mine")
     more = tmp_path / "more"
     more.mkdir()
     for path in sorted((tmp_path / "mine").iterdir())[20:]:
