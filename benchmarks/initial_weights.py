@@ -3,7 +3,8 @@
     pip install -r requirements-styles.txt      the fonts
     python -m benchmarks.initial_weights        writes captcha_cnn/weights/styles.npz
 
-The captchas are drawn anew, in memory. Only what is written in the end is kept.
+The captchas are drawn anew, in memory. Only what is written in the end is kept, unless `--folder` names a
+folder for the checkpoints: then an interrupted training goes on when the same command is given again.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Any
 import numpy as np
 
 import driver
-from captcha_cnn.checkpoint import load_latest
+from captcha_cnn.checkpoint import list_checkpoints, load_latest
 from captcha_cnn.cli import OneLineErrorParser, run_main
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.files import atomic_write
@@ -34,6 +35,7 @@ from captcha_cnn.initial_weights import (
 )
 from captcha_cnn.metrics import Metrics
 from captcha_cnn.styles import STYLE_CHARACTERS, draw_styles
+from captcha_cnn.tf_runtime import load_tensorflow
 from config import CaptchaError, Config
 from generate_captcha import ReadData
 
@@ -83,23 +85,22 @@ def draw_set(config: Config, name: str, count: int) -> Dataset:
     return Dataset(images, np.stack([label2vec(label) for label in labels]))
 
 
-def train(
-    images: int, others: int, epochs: int, settings: dict[str, Any]
-) -> tuple[InitialWeights, Metrics, Metrics]:
-    """Draw the three sets, and train in a temporary folder.
+def train(counts: dict[str, int], epochs: int, folder: str) -> tuple[InitialWeights, Metrics, Metrics]:
+    """Draw the three sets, and train; a training that the folder has is resumed.
 
+    Args:
+        counts: how many captchas each set has, by the names of SEEDS.
+        folder: for checkpoints and TensorBoard.
     Returns:
         the weights, and the result of validation and of test.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        folders: dict[str, Any] = {
-            f"{name}_folder": f"{folder}/{name}" for name in ("checkpoint", "tensorboard")
-        }
-        config = Config(**settings, **folders, Epoch=epochs)
-        counts = {"training": images, "validation": others, "test": others}
-        training_set, validation_set, test_set = (draw_set(config, name, counts[name]) for name in SEEDS)
-        _, test = driver.run_model(config, training_set, validation_set, test_set)
-        saved = load_latest(config.checkpoint_folder)
+    folders: dict[str, Any] = {f"{name}_folder": f"{folder}/{name}" for name in ("checkpoint", "tensorboard")}
+    config = Config(**SETTINGS, **folders, Epoch=epochs)
+    load_tensorflow()
+    begun = load_latest(config.checkpoint_folder) if list_checkpoints(config.checkpoint_folder) else None
+    training_set, validation_set, test_set = (draw_set(config, name, counts[name]) for name in SEEDS)
+    _, test = driver.run_model(config, training_set, validation_set, test_set, begun)
+    saved = load_latest(config.checkpoint_folder)
     weights = of_checkpoint(saved, "captchas of many styles")
     weights.weights[TEMPERATURE] = saved.weights[TEMPERATURE]  # the calibrated one
     return weights, Metrics(*saved.progress["best"]), test
@@ -115,13 +116,15 @@ def main(arguments: Sequence[str]) -> int:
         "--images", type=int, default=TRAINING_IMAGES, help="captchas to train on (default: %(default)s)"
     )
     parser.add_argument("--epochs", type=int, default=EPOCHS, help="default: %(default)s")
+    parser.add_argument("--folder", metavar="FOLDER", help="keep checkpoints there, and resume from them")
     parser.add_argument("--to", type=Path, default=SHIPPED, metavar="FILE", help="default: %(default)s")
     options = parser.parse_args(arguments)
     if options.images < 1 or options.epochs < 1:
         parser.error("images and epochs must be more than 0")
     check_fonts()
-    weights, validation, test = train(options.images, OTHER_IMAGES, options.epochs, SETTINGS)
+    counts = {"training": options.images, "validation": OTHER_IMAGES, "test": OTHER_IMAGES}
     with tempfile.TemporaryDirectory() as folder, atomic_write(options.to) as temporary:
+        weights, validation, test = train(counts, options.epochs, options.folder or folder)
         written = Path(folder, "weights.npz")  # NumPy adds this ending to other names
         write_weights(written, weights)
         shutil.copyfile(written, temporary)

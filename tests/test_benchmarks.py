@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +19,7 @@ from captcha_cnn.dataset import Dataset
 from captcha_cnn.drawing import draw_captcha
 from captcha_cnn.initial_weights import find_initial_weights
 from captcha_cnn.styles import draw_styles
+from captcha_cnn.tf_runtime import TrainingInterrupted
 from config import CLASSIC, CaptchaError, Config
 
 AT = (2, 2.5, 12)  # by the ticking clock: after one step, after no more, after some more
@@ -418,8 +420,9 @@ TINY_STYLES = initial_weights.SETTINGS | {
 def test_the_initial_weights_are_written_as_the_program_finds_them(tmp_path, monkeypatch, capsys, tf):
     runs, run_model = [], initial_weights.driver.run_model
 
-    def note(config, train, validation, test):
+    def note(config, train, validation, test, begun):
         runs.append((config.Epoch, len(train.images), len(validation.images), len(test.images)))
+        assert begun is None
         return run_model(config, train, validation, test)
 
     path = tmp_path / "weights.npz"
@@ -439,6 +442,34 @@ def test_the_initial_weights_are_written_as_the_program_finds_them(tmp_path, mon
     printed = capsys.readouterr().out
     assert "Test: " in printed
     assert f"{path}: 0.0" in printed
+
+
+def test_an_interrupted_training_of_initial_weights_goes_on(tmp_path, monkeypatch, capsys, tf):
+    monkeypatch.setattr(initial_weights, "SETTINGS", TINY_STYLES)
+    monkeypatch.setattr(initial_weights, "OTHER_IMAGES", 5)
+    monkeypatch.setattr(initial_weights, "check_fonts", lambda: None)
+    paths = [tmp_path / name for name in ("whole.npz", "resumed.npz")]
+
+    def train(path, *more):
+        flags = ["--images", "70", "--epochs", "2", "--to", str(path), *more]
+        return initial_weights.main(flags)
+
+    def interrupted(self):
+        if len(checks) == 4:
+            raise TrainingInterrupted(signal.SIGINT)
+        checks.append(self)
+
+    assert train(paths[0]) == 0
+    checks = []
+    with monkeypatch.context() as patch:
+        patch.setattr(initial_weights.driver.tf_runtime.GracefulStop, "check", interrupted)
+        with pytest.raises(TrainingInterrupted):
+            train(paths[1], "--folder", str(tmp_path / "run"))
+    assert not paths[1].exists()
+    assert train(paths[1], "--folder", str(tmp_path / "run")) == 0
+    assert "Resuming after step 3" in capsys.readouterr().out
+    whole, resumed = (dict(np.load(path)) for path in paths)
+    assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_the_sets_of_the_initial_weights_differ_and_are_repeatable():
