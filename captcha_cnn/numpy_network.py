@@ -20,10 +20,11 @@ def log_probs(images: np.ndarray, weights: Mapping[str, np.ndarray]) -> np.ndarr
         weights: of network ctc, by name, as cnn_model.CNN has them in `weights`.
     """
     h = standardize(images)
-    for scope in sorted(name.removesuffix("kernel") for name in weights if name.startswith("conv")):
-        if scope.endswith("/"):  # the kernel's; conv2_4x2/ says its stride
+    for name in sorted(weights):
+        if name.startswith("conv") and name.endswith("/kernel"):  # conv2_4x2/kernel says its stride
+            scope = name.removesuffix("kernel")
             stride = tuple(map(int, scope.rpartition("_")[2].strip("/").split("x")))
-            h = normalized(convolve(pad_same(h, stride), weights[f"{scope}kernel"], stride), weights, scope)
+            h = normalized(convolve(pad_same(h, stride), weights[name], stride), weights, scope)
     if "dense/kernel" in weights:
         h = normalized(merge_rows(h, weights["dense/kernel"]), weights, "dense/")
     logits = merge_rows(h, weights["ctc_head/kernel"])[:, 0] + weights["ctc_head/bias"]

@@ -22,7 +22,7 @@ from captcha_cnn.images import ImageError, image_for
 from captcha_cnn.labels import FILE_NAMES, labelled_files, normalize_label
 from captcha_cnn.own_images import SERIAL_LIMIT, OwnImage, OwnImages, is_inside
 from captcha_cnn.parallel import parallel_map
-from captcha_cnn.self_training import load_unlabelled, reload_unlabelled
+from captcha_cnn.self_training import load_unlabelled
 from config import CaptchaError, Config, escape_unprintable
 
 HELD_OUT_SHARE = 0.1  # of the images for validation, and as many for test
@@ -128,19 +128,30 @@ def load_labelled(labels: Mapping[str, str], config: Config, reader: Reader) -> 
     Raises:
         CaptchaError: an image is gone or damaged.
     """
-    work, title = functools.partial(_load_part, config), f"Loading {escape_unprintable(config.images)}"
-    parts = list(parallel_map(work, list(labels), title, SERIAL_LIMIT))
-    return Dataset(np.concatenate(parts), np.stack([reader.label2vec(each) for each in labels.values()]))
+    images = load_recorded(config.images, list(labels), config)
+    return Dataset(images, np.stack([reader.label2vec(each) for each in labels.values()]))
 
 
-def _load_part(config: Config, paths: Sequence[str]) -> np.ndarray:
+def load_recorded(folder: str, paths: Sequence[str], config: Config) -> np.ndarray:
+    """Images of a run as the model sees them, uint8 [N, H, W].
+
+    Args:
+        paths: inside the folder.
+    Raises:
+        CaptchaError: an image is gone or damaged.
+    """
+    work, title = functools.partial(_load_part, folder, config), f"Loading {escape_unprintable(folder)}"
+    return np.concatenate(list(parallel_map(work, paths, title, SERIAL_LIMIT)))
+
+
+def _load_part(folder: str, config: Config, paths: Sequence[str]) -> np.ndarray:
     images = []
     for path in paths:
         try:
-            images.append(image_for(os.path.join(config.images, path), config))
+            images.append(image_for(os.path.join(folder, path), config))
         except ImageError as error:
             raise CaptchaError(
-                f"{escape_unprintable(os.path.join(config.images, path))} must stay as it was when the run "
+                f"{escape_unprintable(os.path.join(folder, path))} must stay as it was when the run "
                 f"began, but cannot be used ({error}): bring it back"
             ) from None
     return np.stack(images)
@@ -202,5 +213,5 @@ def reload_sets(config: Config, reader: Reader) -> tuple[list[Dataset], OwnSets]
             )
         labels = {path: normalize_label(found[path], config.ignore_case) for path in paths}
         data.append(load_labelled(labels, config, reader) if paths else reader.load_set(folder))
-    unlabelled = reload_unlabelled(config, split.unlabelled).images if split.unlabelled else None
-    return data, OwnSets({}, unlabelled)
+    own = load_recorded(config.unlabelled, split.unlabelled, config) if split.unlabelled else None
+    return data, OwnSets({}, own)

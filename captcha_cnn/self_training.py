@@ -80,23 +80,6 @@ def load_unlabelled(config: Config, labelled: Sequence[Dataset]) -> Unlabelled:
     return Unlabelled(np.stack(images), kept)
 
 
-def reload_unlabelled(config: Config, paths: Sequence[str]) -> Unlabelled:
-    """The unlabelled images of a run to resume.
-
-    Raises:
-        CaptchaError: one is gone or damaged.
-    """
-    images = []
-    for path, image in _decode_all(config, paths):
-        if isinstance(image, BadFile):
-            raise CaptchaError(
-                f"{escape_unprintable(os.path.join(config.unlabelled, path))} must stay as it was when the "
-                f"run began, but cannot be used ({image.reason}): bring it back"
-            )
-        images.append(image)
-    return Unlabelled(np.stack(images), list(paths))
-
-
 def _decode_all(config: Config, paths: Sequence[str]) -> Iterator[tuple[str, np.ndarray | BadFile]]:
     work, title = functools.partial(_decode_part, config), f"Loading {escape_unprintable(config.unlabelled)}"
     decoded = itertools.chain.from_iterable(parallel_map(work, list(paths), title, SERIAL_LIMIT))
