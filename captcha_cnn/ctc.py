@@ -20,10 +20,10 @@ import numpy as np
 import tensorflow.compat.v1 as tf
 
 from captcha_cnn.labels import image_order
+from captcha_cnn.numpy_ctc import PAST_END
 from config import Config
 
 IMPOSSIBLE = -60000.0  # log probability of what cannot be; float16 has it exactly
-PAST_END = -1  # class of the places that a text does not reach
 
 
 def label_classes(y: Any, config: Config) -> Any:
