@@ -79,6 +79,7 @@ class Config:
     checkpoint_folder: str = setting("checkpoints", "folder of the checkpoints: weights, settings, progress")
     images: str = setting("", "folder of your own labelled images, to be split; other defaults apply")
     labels: str = setting("", "file that names the label of each image in --images")
+    folds: int = setting(0, "parts of --images for cross-validation; 1: none; 0: 5 below 200 images", (0, 50))
     unlabelled: str = setting("", "folder of images without labels, like those in --images, to train on too")
     ignore_case: bool = setting(False, "take capital letters in labels as small ones")
     stretch: float = setting(
@@ -166,6 +167,16 @@ class Config:
         return any((self.shift, self.scale, self.shear, self.squeeze, self.noise, self.lines))
 
     @property
+    def own_images(self) -> bool:
+        """Whether the images are the user's own, of any size; else they are drawn."""
+        return bool(self.images or self.unlabelled)
+
+    @property
+    def fixed_length(self) -> bool:
+        """Whether training has a fixed number of steps, and no validation result chooses its weights."""
+        return self.folds > 1 or bool(self.unlabelled and not self.images)
+
+    @property
     def sets(self) -> tuple[tuple[str, str, int], ...]:
         """(name, folder, images to draw) of the training, validation and test set."""
         folders = (self.train_folder, self.validation_folder, self.test_folder)
@@ -221,7 +232,7 @@ class Config:
             alphabet = list(dict.fromkeys(map(lower_case, alphabet)))
         for character in alphabet:
             usable = len(character) == 1 and character.isprintable() and not character.isspace()
-            if not usable or (character in SEPARATORS and not self.images):
+            if not usable or (character in SEPARATORS and not self.own_images):
                 raise ConfigError(
                     "characters must be single printable characters, none of them a space or one of "
                     f"{SEPARATORS} (labels are file names), not {character!r}"

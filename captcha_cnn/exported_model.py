@@ -30,8 +30,8 @@ PredictFn = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 def config_json(config: Config) -> str:
     """What a reader needs to know, as JSON."""
-    values, names = config.as_dict(), CONFIG_NAMES + (SCALING_NAMES if config.images else ())
-    stored = {name: values[name] for name in names} | ({ANY_SIZE: True} if config.images else {})
+    values, names = config.as_dict(), CONFIG_NAMES + (SCALING_NAMES if config.own_images else ())
+    stored = {name: values[name] for name in names} | ({ANY_SIZE: True} if config.own_images else {})
     return json.dumps(stored, ensure_ascii=False)
 
 

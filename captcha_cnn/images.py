@@ -54,7 +54,7 @@ def image_for(image: ImageSource, config: Config) -> np.ndarray:
         ImageError: not an image, damaged, or of a size that cannot be used.
     """
     size = config.width, config.height
-    if not config.images:
+    if not config.own_images:
         return decode_image(image, size)
     rgb = decode_image(image, convert=to_rgb)
     first = min(round(config.skip_top * len(rgb)), len(rgb) - 1)

@@ -54,7 +54,7 @@ def find_initial_weights(config: Config) -> InitialWeights | None:
         CaptchaError: there is no such model, or it cannot be begun with.
     """
     automatic = config.start_from == "auto"
-    if config.start_from == "none" or (automatic and (not config.images or config.network == "classic")):
+    if config.start_from == "none" or (automatic and (not config.own_images or config.network == "classic")):
         return None
     if automatic:
         return read_weights(SHIPPED)
@@ -157,8 +157,8 @@ def _names(sizes: dict[str, int]) -> str:
 
 def load_initial_weights(
     session: Any, averages: dict[str, Any], initial: InitialWeights, config: Config
-) -> None:
-    """Give the variables of the graph those weights, the moving averages too.
+) -> str:
+    """Give the variables of the graph those weights, the moving averages too; a line says which they are.
 
     Args:
         averages: the averaged variables, by the name of the trained ones.
@@ -171,7 +171,4 @@ def load_initial_weights(
         for variable in {trained[name], averages[name]}:
             variable.load(values, session)
     known = len(set(initial.characters) & set(config.alphabet))
-    print(
-        f"Initial weights: {initial.source}, which have {known} of the {len(config.alphabet)} characters",
-        flush=True,
-    )
+    return f"Initial weights: {initial.source}, which have {known} of the {len(config.alphabet)} characters"

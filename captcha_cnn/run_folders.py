@@ -26,7 +26,11 @@ def reserve_folders(config: Config, resumed: bool, split: dict[str, Any] | None)
             stack.enter_context(folder_lock(getattr(config, f"{name}_folder"), f"--{name}-folder"))
         checkpoint.remove_stale_files(config.checkpoint_folder)
         if not resumed:
-            clear_events(config.tensorboard_folder)
+            for folder in (
+                config.tensorboard_folder,
+                *map(str, checkpoint.fold_folders(config.tensorboard_folder)),
+            ):
+                clear_events(folder)
             if archived := checkpoint.archive_previous_run(config.checkpoint_folder):
                 progress.log(f"The earlier run is kept in {escape_unprintable(archived)}")
             checkpoint.record_split(config.checkpoint_folder, split)

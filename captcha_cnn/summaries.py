@@ -56,10 +56,12 @@ class SummaryWriter:
             writer.flush()
 
     def add_metrics(
-        self, step: int, batch: Metrics, validation: Metrics, others: Mapping[str, float]
+        self, step: int, batch: Metrics, validation: Metrics | None, others: Mapping[str, float]
     ) -> None:
         """A point of each curve of a training; `others` are of the training alone."""
-        self.add_scalars(step, {**batch.as_scalars(), **others}, validation.as_scalars())
+        self.add_scalars(
+            step, {**batch.as_scalars(), **others}, validation.as_scalars() if validation else {}
+        )
 
     def add_images(self, step: int, images: Mapping[str, Image.Image]) -> None:
         """Images of the validation set's state, by tag."""
