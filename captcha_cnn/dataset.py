@@ -41,7 +41,7 @@ MAX_BAD_SHOWN = 10  # bad files that are named one by one
 class Dataset(NamedTuple):
     """A captcha set in memory."""
 
-    images: np.ndarray  # uint8 [N, H, W]
+    images: np.ndarray  # uint8 [N, H, W], or [N, H, W, 3] with Config.colour
     labels: np.ndarray  # one-hot, float32 [N, L * K]
 
 
@@ -112,7 +112,7 @@ def check_label(label: str, config: Config, checked: Collection[str] = ("char_nu
 
 
 def load_image(path: str | os.PathLike[str], config: Config) -> tuple[np.ndarray, str]:
-    """One labelled image: uint8 [H, W], grayscale, and its label.
+    """One labelled image, as captcha_cnn.images.image_for() makes it, and its label.
 
     Raises:
         ImageError: not an image, damaged, of another size, or no valid label in its name.
@@ -202,7 +202,7 @@ def _load_files(
         else:
             images.append(image)
             labels.append(label)
-    shape = (len(images), config.height, config.width)
+    shape = (len(images), *config.image_shape)
     return np.asarray(images, np.uint8).reshape(shape), labels, bad
 
 

@@ -111,4 +111,6 @@ def draw_for(config: Config, label2vec: LabelVector) -> Dataset:
     size = config.width, config.height
     images, labels = draw_styles(DRAWN_IMAGES, config.seed, "".join(drawn_as), lengths, size)
     texts = ["".join(drawn_as[c] for c in label) for label in labels]
+    if config.colour:
+        images = np.broadcast_to(images[..., None], (*images.shape, 3))  # all three the same: takes no memory
     return Dataset(images, np.stack([label2vec(image_order(text, config.alphabet)) for text in texts]))
