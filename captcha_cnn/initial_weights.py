@@ -22,7 +22,7 @@ from config import CaptchaError, Config, ConfigError, escape_unprintable
 
 SHIPPED = Path(__file__).with_name("weights") / "styles.npz"  # of captchas of many styles
 HEAD = OUTPUT_LAYERS["ctc"]
-FIRST_LAYER = "conv1_"  # what the names of its weights begin with
+FIRST_LAYER = "conv1"  # what the names of its weights begin with
 TEMPERATURE = "inverse_temperature"  # is fitted at the end of a training, which begins with 1
 CONFIG = "config"  # the entry of the file that holds the settings, as JSON
 SIZES = ("height", "channels", "dense")  # settings that the shapes of weights depend on, the alphabet aside
