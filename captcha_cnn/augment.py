@@ -88,8 +88,7 @@ def foreground_per_column(images: np.ndarray, foreground: np.ndarray, background
     if images.ndim == 3:
         total: np.ndarray = images.sum(axis=1, dtype=np.int32) * np.sign(foreground - background)[:, None]
     else:
-        differences = np.abs(images - background.astype(np.int16)[:, None, None])  # [B, H, W, 3]
-        total = differences.sum(axis=(1, 3), dtype=np.int32)
+        total = colour_distance(images, background[:, None, None]).sum(axis=1, dtype=np.int32)
     return total
 
 
@@ -99,8 +98,8 @@ def blending(foreground: np.ndarray, background: np.ndarray) -> Callable[..., np
         return np.minimum if foreground < background else np.maximum
 
     def further_from_background(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
-        distances = [np.abs(each - background.astype(np.int16)).sum(axis=-1) for each in (a, b)]
-        np.copyto(out, b, where=(distances[1] > distances[0])[..., None])  # out is a
+        further = colour_distance(b, background) > colour_distance(a, background)
+        np.copyto(out, b, where=further[..., None])  # out is a
         return out
 
     return further_from_background
@@ -219,6 +218,13 @@ def as_pillow(colour: np.ndarray) -> int | tuple[int, ...]:
     return tuple(map(int, colour)) if colour.ndim else int(colour)
 
 
+def colour_distance(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Sum of the differences of red, green and blue: [..., 3] and [..., 3] to int16 [...]."""
+    differences = np.abs(pixels - colours.astype(np.int16))
+    total: np.ndarray = differences[..., 0] + differences[..., 1] + differences[..., 2]  # faster than sum()
+    return total
+
+
 def foreground_background(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The grays furthest from and nearest to most of each image: uint8 [B, H, W] to float64 [B] twice.
 
@@ -228,8 +234,8 @@ def foreground_background(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if images.ndim == 4:
         pixels = images.reshape(len(images), -1, 3)
         background = np.median(pixels[:, ::PIXELS_PER_SAMPLE], axis=1).round()
-        distances = np.abs(pixels - background.astype(np.int16)[:, None]).sum(axis=2)
-        return pixels[np.arange(len(pixels)), distances.argmax(axis=1)].astype(float), background
+        furthest = colour_distance(pixels, background[:, None]).argmax(axis=1)
+        return pixels[np.arange(len(pixels)), furthest].astype(float), background
     low, mean, high = (reduce(images, axis=(1, 2)).astype(float) for reduce in (np.min, np.mean, np.max))
     is_dark = mean - low > high - mean
     return np.where(is_dark, low, high), np.where(is_dark, high, low)
