@@ -1,12 +1,16 @@
 """The row "colour": what its captchas show, what is run, and what the documentation says of the result."""
 
+import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import PROJECT
 
 from benchmarks import colour
+from benchmarks.__main__ import RECORD
 from captcha_cnn.images import contrast_grayscale, to_grayscale
 
 
@@ -62,3 +66,13 @@ def test_the_row_is_the_real_command_on_such_images(monkeypatch):
     assert calls == [("RGB", command), ("RGB", f"{command} --colour"), ("RGB", command), ("L", command)]
     assert list(values) == list(colour.RUNS)
     assert {(each["captchas right"], each["test images"]) for each in values.values()} == {(1, 2)}
+
+
+def test_the_documentation_says_what_the_record_says():
+    row = json.loads(RECORD.read_text(encoding="utf-8"))["colour"]
+    page = (PROJECT / "docs" / "own-captchas.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^\| (.*?) \| (\d+) \|$", page, re.M)
+    assert shown == [(name, str(values["captchas right"])) for name, values in row["values"].items()]
+    for values in row["values"].values():
+        assert (values["labelled images"], values["test images"]) == (300, 1000)
+    assert f"{row['machine']['cores']} cores" in page

@@ -388,6 +388,7 @@ def test_the_results_explain_what_the_record_says(record):
 def test_every_figure_of_the_results_exists_and_every_figure_drawn_is_shown(record):
     shown = set(re.findall(r"\]\(([\w-]+\.png)\)", RESULTS.read_text(encoding="utf-8")))
     assert shown == {
+        "colour.png",
         "confusions.png",
         "how-many.png",
         "over-time.png",
