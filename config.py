@@ -1,7 +1,6 @@
 """Every setting of the project, validated on construction.
 
-`Config` is passed whole to whatever needs a setting, and every size that follows from the
-settings is a property here. Importing this module does nothing.
+`Config` is passed whole to whatever needs a setting; sizes that follow from settings are properties.
 
 The letters used for shapes, here and in every other file:
 
@@ -9,6 +8,7 @@ The letters used for shapes, here and in every other file:
     T time steps: the columns of the last feature map, read from left to right
     K characters in the alphabet (class K is CTC's blank)   L characters in a captcha, or the most of them
     D units of the dense layer
+Where images are said to be [B, H, W], this is in gray; with Config.colour they are [B, H, W, 3].
 """
 
 from __future__ import annotations
@@ -82,11 +82,10 @@ class Config:
     folds: int = setting(0, "parts of --images for cross-validation; 1: none; 0: 5 below 200 images", (0, 50))
     unlabelled: str = setting("", "folder of images without labels, like those in --images, to train on too")
     ignore_case: bool = setting(False, "take capital letters in labels as small ones")
-    stretch: float = setting(
-        1.0, "how much wider images in --images are made, beside their height", "[0.1, 10]"
-    )
+    stretch: float = setting(1.0, "horizontal scale of --images, divided by the vertical one", "[0.1, 10]")
     skip_top: float = setting(0.0, "share of the height of --images that is not read, at the top", "[0, 1)")
     skip_bottom: float = setting(0.0, "the same at the bottom", "[0, 1)")
+    colour: bool = setting(False, "read red, green and blue, not gray, where the colour carries the answer")
     generate_num: tuple[int, int, int] = setting(
         (5000, 500, 500), "images to draw for training, validation and test", (1, 10**8)
     )
@@ -119,7 +118,7 @@ class Config:
     def __post_init__(self) -> None:
         for f in fields(self):
             value, allowed = getattr(self, f.name), f.metadata["allowed"]
-            if f.name in ("images", "labels", "unlabelled", "start_from", "ignore_case"):
+            if f.name in ("images", "labels", "unlabelled", "start_from", "ignore_case", "colour"):
                 self._check_type(f.name, value, type(f.default))
             if isinstance(allowed, str):
                 self._check_number(f.name, value, allowed)
@@ -150,6 +149,11 @@ class Config:
     def max_length(self) -> int:
         """L, the most characters of a captcha."""
         return int(str(self.char_num).split("-")[-1])
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of an image: (H, W), or (H, W, 3) in colour."""
+        return (self.height, self.width, 3) if self.colour else (self.height, self.width)
 
     @property
     def time_steps(self) -> int:
@@ -205,12 +209,10 @@ class Config:
     def _check_number(self, name: str, value: Any, allowed: str) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         low, high = map(float, allowed[1:-1].split(","))
-        with_low, with_high = allowed.startswith("["), allowed.endswith("]")
-        if not (
-            is_number and (low < value < high or (with_low and value == low) or (with_high and value == high))
-        ):
-            least = f"from {low:g} (included)" if with_low else f"above {low:g}"
-            most = f"to {high:g} (included)" if with_high else f"to below {high:g}"
+        ends = [low] * allowed.startswith("[") + [high] * allowed.endswith("]")  # that are allowed
+        if not is_number or not (low < value < high or value in ends):
+            least = f"from {low:g} (included)" if low in ends else f"above {low:g}"
+            most = f"to {high:g} (included)" if high in ends else f"to below {high:g}"
             raise ConfigError(f"{name} must be a number {least} {most}, not {value!r}")
         self._set(name, float(value))
 

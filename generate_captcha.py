@@ -74,7 +74,7 @@ class ReadData:
         self.config = config
 
     def read_data(self, path: str | os.PathLike[str]) -> tuple[np.ndarray, str]:
-        """One image, uint8 [H, W], grayscale, and its label, from the name of the file.
+        """One image, uint8 [H, W], or [H, W, 3] in colour, and its label, from the name of the file.
 
         Raises:
             ImageError: not an image, damaged, of another size, or no valid label in its name.

@@ -42,14 +42,14 @@ MAX_BAD_SHOWN = 10  # bad files that are named one by one
 class Dataset(NamedTuple):
     """A captcha set in memory."""
 
-    images: np.ndarray  # uint8 [N, H, W]
+    images: np.ndarray  # uint8 [N, H, W], or [N, H, W, 3] with Config.colour
     labels: np.ndarray  # one-hot, float32 [N, L * K]
 
 
 def no_images(config: Config) -> Dataset:
     """A set without images."""
     labels = np.zeros([0, config.max_length * len(config.alphabet)], np.float32)
-    return Dataset(np.zeros([0, config.height, config.width], np.uint8), labels)
+    return Dataset(np.zeros([0, *config.image_shape], np.uint8), labels)
 
 
 def label_vector(label: str, config: Config) -> np.ndarray:
@@ -135,7 +135,7 @@ def check_label(label: str, config: Config, checked: Collection[str] = ("char_nu
 
 
 def load_image(path: str | os.PathLike[str], config: Config) -> tuple[np.ndarray, str]:
-    """One labelled image: uint8 [H, W], grayscale, and its label.
+    """One labelled image, as captcha_cnn.images.image_for() makes it, and its label.
 
     Raises:
         ImageError: not an image, damaged, of another size, or no valid label in its name.
@@ -225,7 +225,7 @@ def _load_files(
         else:
             images.append(image)
             labels.append(label)
-    shape = (len(images), config.height, config.width)
+    shape = (len(images), *config.image_shape)
     return np.asarray(images, np.uint8).reshape(shape), labels, bad
 
 

@@ -109,6 +109,7 @@ def draw_for(config: Config) -> Dataset:
     size = config.width, config.height
     images, labels = draw_styles(DRAWN_IMAGES, config.seed, "".join(drawn_as), lengths, size)
     texts = ["".join(drawn_as[c] for c in label) for label in labels]
-    return Dataset(
-        images, np.stack([label_vector(image_order(text, config.alphabet), config) for text in texts])
-    )
+    if config.colour:
+        images = np.broadcast_to(images[..., None], (*images.shape, 3))  # all three the same: takes no memory
+    in_order = [image_order(text, config.alphabet) for text in texts]
+    return Dataset(images, np.stack([label_vector(text, config) for text in in_order]))

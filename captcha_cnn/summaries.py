@@ -88,7 +88,7 @@ def summary_images(
     """What TensorBoard shows of an evaluated set: the confusion matrix, and the captchas with the most loss.
 
     Args:
-        images: uint8 [N, H, W]. labels: one-hot, float32 [N, L * K].
+        images: uint8 [N, H, W] or [N, H, W, 3]. labels: one-hot, float32 [N, L * K].
     """
     alphabet = np.array([*config.alphabet, ""])  # the last, -1, past the end
     one_hot = labels.reshape(-1, config.max_length, len(config.alphabet))
@@ -108,10 +108,10 @@ def draw_worst_predictions(images: np.ndarray, labels: Sequence[str], texts: Seq
     """Captchas beside each other, under each its label and what was read, red where that is wrong.
 
     Args:
-        images: uint8 [N, H, W], the worst first; MAX_WORST of them are shown.
+        images: uint8 [N, H, W] or [N, H, W, 3], the worst first; MAX_WORST of them are shown.
     """
     shown = list(zip(images, labels, texts, strict=True))[:MAX_WORST]
-    height, width = images.shape[1:]
+    height, width = images.shape[1:3]
     font = ImageFont.load_default(14)
     across = max(width, *(int(font.getlength(caption(a, b))) for _, a, b in shown)) + 10
     down = height + 30
