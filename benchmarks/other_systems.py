@@ -156,15 +156,12 @@ def draw_all(names: Mapping[str, None]) -> tuple[dict[str, Path], list[str]]:
 
 
 def drawn_images(system: str) -> Path:
-    """A folder with `train` and `test` of a system; drawn where it is missing, beside its environment.
+    """A folder with `train` and `test` of a system; drawn where it is missing.
 
     Raises:
         CaptchaError: they cannot be drawn.
     """
-    drawn_by = drawing_script(system).read_bytes()
-    sizes = (TRAINING_IMAGES, TEST_IMAGES, SPARE_IMAGES, TRAINING_SEED, TEST_SEED)
-    digest = hashlib.sha256(repr((environment_folder(system).name, drawn_by, sizes)).encode()).hexdigest()
-    folder = environment_folder(system).parent / "images" / f"{system}-{digest[:8]}"
+    folder = image_folder(system)
     if not folder.exists():
         print(f"  drawing {TRAINING_IMAGES + TEST_IMAGES} captchas of {system}", flush=True)
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -173,6 +170,14 @@ def drawn_images(system: str) -> Path:
             make_images(system, new / "test", TEST_IMAGES + SPARE_IMAGES, TEST_SEED)
             keep_others(new / "test", new / "train")
     return folder
+
+
+def image_folder(system: str) -> Path:
+    """Where the images of a system are, or will be: beside its environment."""
+    drawn_by = drawing_script(system).read_bytes()
+    sizes = (TRAINING_IMAGES, TEST_IMAGES, SPARE_IMAGES, TRAINING_SEED, TEST_SEED)
+    digest = hashlib.sha256(repr((environment_folder(system).name, drawn_by, sizes)).encode()).hexdigest()
+    return environment_folder(system).parent / "images" / f"{system}-{digest[:8]}"
 
 
 def keep_others(test: Path, train: Path) -> None:
