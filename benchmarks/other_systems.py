@@ -16,7 +16,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from datetime import date
 from pathlib import Path
@@ -195,16 +195,30 @@ def in_order(folder: Path) -> list[Path]:
     return sorted(folder.iterdir(), key=lambda path: path.stem.rpartition("_")[2])
 
 
-def lay_out(train: Path, run: Run, folder: Path) -> None:
-    """Make the folders of a run, `images` and `unlabelled`; one without images is not made.
+def lay_out(drawn: Path, run: Run, folder: Path) -> None:
+    """Make the folders of a run, `images`, `unlabelled` and `test`; one without images is not made.
 
     Of one seed, few labelled images are among many, and all counts have the same unlabelled ones.
     """
-    images = in_order(train)
+    images = in_order(drawn / "train")
     random.Random(run.seed).shuffle(images)
-    others = images[len(images) - run.unlabelled :]
-    link(folder / "images", {path.name: path for path in images[: run.labelled]})
+    labelled, others = images[: run.labelled], images[len(images) - run.unlabelled :]
+    test = in_order(drawn / "test")
+    if labelled:
+        test = [path for path in test if can_be_read(label_of(path), run.system, map(label_of, labelled))]
+    link(folder / "images", {path.name: path for path in labelled})
     link(folder / "unlabelled", {f"image-{i}{path.suffix}": path for i, path in enumerate(others)})
+    link(folder / "test", {path.name: path for path in test})
+
+
+def can_be_read(label: str, system: str, known: Iterable[str]) -> bool:
+    """Whether known labels have all characters of a label and its length, or a shorter and a longer one.
+
+    driver.py leaves out test images for which they have not, and refuses a folder with many of those.
+    """
+    fold, labels = (str.lower if SYSTEMS[system].folds_case else str), list(known)
+    lengths = [len(each) for each in labels]
+    return set(fold(label)) <= set(fold("".join(labels))) and min(lengths) <= len(label) <= max(lengths)
 
 
 def link(folder: Path, files: Mapping[str, Path]) -> None:
@@ -226,9 +240,9 @@ def label_of(path: Path) -> str:
 # ---------------------------------------------------------------------- a run
 
 
-def command(run: Run, test: str) -> list[str]:
+def command(run: Run) -> list[str]:
     """The arguments of driver.py in the folder of a run."""
-    system, arguments = SYSTEMS[run.system], ["--test-folder", test, "--seed", str(run.seed)]
+    system, arguments = SYSTEMS[run.system], ["--test-folder", "test", "--seed", str(run.seed)]
     if run.unlabelled:
         arguments = ["--unlabelled", "unlabelled", *arguments]
     if run.labelled:
@@ -251,14 +265,13 @@ def train_and_read(run: Run, drawn: Path, jobs: int) -> dict[str, Any]:
         "day": date.today().isoformat(),
         "jobs": jobs,
     }
-    test = drawn / "test"
     try:
         if run.labelled or run.unlabelled:
             with tempfile.TemporaryDirectory() as folder:
-                lay_out(drawn / "train", run, Path(folder))
-                result |= run_driver(run, folder, str(test))
+                lay_out(drawn, run, Path(folder))
+                result |= run_driver(run, folder)
         else:
-            result |= in_subprocess(read_without_training, run.system, test)
+            result |= in_subprocess(read_without_training, run.system, drawn / "test")
     except CaptchaError as error:
         result["failed"] = str(error)
     said = result.get("failed") or "{captchas right} captchas right, {total seconds} s".format(**result)
@@ -266,13 +279,13 @@ def train_and_read(run: Run, drawn: Path, jobs: int) -> dict[str, Any]:
     return result
 
 
-def run_driver(run: Run, folder: str, test: str) -> dict[str, Any]:
+def run_driver(run: Run, folder: str) -> dict[str, Any]:
     """What driver.py says in the folder of a run, its checkpoint, and predict.py of the confidences."""
     begin = time.monotonic()
-    printed, peak = run_script(folder, "driver.py", *command(run, test))
+    printed, peak = run_script(folder, "driver.py", *command(run))
     seconds = time.monotonic() - begin
-    # Status 1: images were left out, such as those with a character that no labelled image has.
-    report, _ = run_script(folder, "predict.py", "--labelled", test, accepted=(0, 1))
+    # Status 1: it left out images, such as those with a character that it took for a typing error.
+    report, _ = run_script(folder, "predict.py", "--labelled", "test", accepted=(0, 1))
     return {
         "total seconds": round(seconds, 1),
         "peak memory, GB": round(peak / 1e9, 2),
@@ -310,7 +323,7 @@ def read_untrained(system: str, paths: Sequence[Path]) -> EvaluationReport:
 def read_output(printed: str) -> dict[str, Any]:
     """What driver.py printed of the test images, and of the accuracy to expect.
 
-    Those that it left out, such as those with a character that no labelled image has, are not read right.
+    Those that were left out, such as those with a character that no labelled image has, are not read right.
     """
     right, count = map(int, last_match(r"Captcha accuracy: .* \((\d+) of (\d+)", printed))
     characters = float(last_match(r"Test accuracy: +([\d.]+)%", printed)[0]) / 100

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import PROJECT
+from PIL import Image
 
 from benchmarks import __main__ as benchmarks_command
-from benchmarks import other_systems, publish, system_tables, systems
+from benchmarks import other_systems, publish, runs, system_tables, systems
 from benchmarks.other_systems import RUNS, Run, run_of
 from benchmarks.systems import PILLOW, READY, SYSTEMS, environment_folder, make_images
 from benchmarks.systems import draw as draw_py
@@ -266,24 +267,25 @@ def fake_images(system, folder, count, seed):
 def fake_driver(tmp_path, monkeypatch):
     """The commands that were run in place of driver.py, with the names of the labelled images of each.
 
-    `tested` has the commands of predict.py, `unlabelled` the unlabelled images of each run: contents by name.
+    `reports` has the commands of predict.py; `unlabelled` and `tests` the other images of each run, by name.
     """
     pytest.importorskip("psutil")
-    fake = SimpleNamespace(commands=[], failing="", tested=[], unlabelled=[], printed=PRINTED, report=REPORT)
+    fake = SimpleNamespace(commands=[], failing="", reports=[], unlabelled=[], tests=[], report=REPORT)
 
     def run_script(folder, *command, **options):
         if command[-1] == fake.failing:
             raise CaptchaError("driver.py must succeed to be measured, but said: no")
         if command[0] == "predict.py":
-            fake.tested.append((folder, command, options))
+            fake.reports.append((folder, command, options))
             return fake.report, 1e8
-        images = Path(folder, "images")
-        fake.commands.append(
-            (command, sorted(path.name for path in images.iterdir()) if images.exists() else [])
+        images, others, tests = (
+            contents(each) if each.exists() else {}
+            for each in (Path(folder, name) for name in ("images", "unlabelled", "test"))
         )
-        others = Path(folder, "unlabelled")
-        fake.unlabelled.append(contents(others) if others.exists() else {})
-        return fake.printed, 2e8
+        fake.commands.append((command, sorted(images)))
+        fake.unlabelled.append(others)
+        fake.tests.append(tests)
+        return PRINTED, 2e8
 
     monkeypatch.setattr(other_systems, "run_script", run_script)
     monkeypatch.setattr(other_systems, "in_subprocess", lambda function, folder: TRAINING)
@@ -323,13 +325,12 @@ def test_a_run_has_its_key_and_what_driver_and_checkpoint_say(fake_driver):
         **TRAINING,
     }
     ((command, labelled),) = fake_driver.commands
-    ((_, report, accepted),) = fake_driver.tested
-    assert report == ("predict.py", "--labelled", command[4])
+    ((_, report, accepted),) = fake_driver.reports
+    assert report == ("predict.py", "--labelled", "test")
     assert accepted == {"accepted": (0, 1)}, "1: it could not read all images"
     assert command[:3] == ("driver.py", "--images", "images")
-    assert command[5:] == ("--seed", "8", "--start-from", "none")
+    assert command[3:] == ("--test-folder", "test", "--seed", "8", "--start-from", "none")
     assert len(labelled) == 3
-    assert len(list(Path(command[4]).iterdir())) == 5
 
 
 def all_values(*arguments):
@@ -435,7 +436,7 @@ def test_too_few_other_test_images_are_an_error(fake_driver, monkeypatch):
 
 
 def test_the_case_is_ignored_where_both_cases_are_one_captcha():
-    commands = {name: other_systems.command(Run(name, 3, 8, "auto"), "test") for name in SYSTEMS}
+    commands = {name: other_systems.command(Run(name, 3, 8, "auto")) for name in SYSTEMS}
     assert [name for name in SYSTEMS if "--ignore-case" in commands[name]] == ["easy-captcha-python"]
     assert not any("--start-from" in command for command in commands.values())
 
@@ -451,6 +452,33 @@ def test_unlabelled_images_are_training_images_without_their_labels(fake_driver)
     assert sorted(few) == [f"image-{i}.png" for i in range(5)]
     train = contents(other_systems.drawn_images("captchapng") / "train")
     assert set(few.values()) <= set(train.values()) - {train[name] for name in labelled}
+
+
+def test_test_images_that_no_labelled_image_prepares_for_are_left_out(fake_driver):
+    asked = options("--counts", "0", "3", "11", "--unlabelled", "1", "--starts", "auto")
+    for _ in other_systems.measure(asked, [8], {}):
+        pass
+    test = contents(other_systems.drawn_images("captchapng") / "test")
+    for (_, labelled), tests in zip(fake_driver.commands, fake_driver.tests, strict=True):
+        known = {name[0] for name in labelled}
+        assert tests == {name: test[name] for name in test if name[0] in known or not known}
+    numbers = [len(tests) for tests in fake_driver.tests]
+    assert min(numbers) < max(numbers) == len(test) == 5
+
+
+@pytest.mark.parametrize(
+    ("system", "label", "found"),
+    [
+        ("claptcha", "ABCD", True),
+        ("claptcha", "ABCDE", True),  # between the lengths that are known
+        ("claptcha", "abcd", False),
+        ("claptcha", "ABC", False),
+        ("claptcha", "ABCX", False),
+        ("easy-captcha-python", "abcd", True),  # the case does not count
+    ],
+)
+def test_a_label_can_be_read_where_its_characters_and_its_length_are_known(system, label, found):
+    assert other_systems.can_be_read(label, system, iter(["ABCD", "ABCDEF"])) == found
 
 
 def test_runs_that_cannot_be_are_not_planned():
@@ -474,7 +502,7 @@ def test_runs_that_cannot_be_are_not_planned():
     ],
 )
 def test_without_labels_the_alphabet_and_the_lengths_are_given(name, flags):
-    found = other_systems.command(Run(name, 0, 8, "auto", 7), "test")
+    found = other_systems.command(Run(name, 0, 8, "auto", 7))
     assert found[:2] == ["--unlabelled", "unlabelled"]
     assert "--images" not in found
     assert found[-len(flags) :] == flags
@@ -527,6 +555,18 @@ def test_a_run_without_a_calibration_error_is_kept(fake_driver):
     *_, values = other_systems.measure(options("--systems", "captchapng", "--starts", "none"), [8], {})
     assert [run["captchas right"] for run in values[RUNS]] == [2, 2]
     assert not any("calibration error" in run for run in values[RUNS])
+
+
+def test_the_calibration_error_is_what_predict_prints_even_where_it_leaves_images_out(tmp_path):
+    pytest.importorskip("psutil")
+    for i in range(10):
+        label = "12A4" if i == 3 else f"{1234 + i}"  # one that a model of digits cannot read
+        Image.new("L", (160, 60), 20 * i).save(tmp_path / f"{label}_{i}.png")
+    asked = ["predict.py", "--labelled", str(tmp_path), "--characters", "0123456789", "--char-num", "4"]
+    printed, _ = runs.run_script(str(tmp_path), *asked, accepted=(0, 1))
+    assert 0 <= other_systems.read_calibration(printed)["calibration error"] <= 1
+    with pytest.raises(CaptchaError, match=r"predict\.py must succeed"):
+        runs.run_script(str(tmp_path), *asked)
 
 
 def test_recorded_runs_without_unlabelled_images_count_as_such(fake_driver):
