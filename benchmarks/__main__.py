@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import colour, measure, other_systems, publish, runs
+from benchmarks import colour, general, measure, other_systems, publish, runs
 from benchmarks.common import CHARACTERS_36
 from captcha_cnn import VERSION
 from captcha_cnn.cli import OneLineErrorParser, run_main
@@ -79,6 +79,9 @@ BENCHMARKS = {
         "captchas of other systems, `python driver.py --images FOLDER`",
         lambda options, earlier: other_systems.measure(options, seeds(options, other_systems.SEEDS), earlier),
         in_parts=True,
+    ),
+    "general": Benchmark(
+        "captchas of other systems, read by readers that come trained", general.measure, in_parts=True
     ),
 }
 
@@ -161,8 +164,8 @@ def main(arguments: Sequence[str]) -> int:
             parser.error(f"a row must be one of {', '.join(BENCHMARKS)}, not {name!r}")
     if (options.seeds is not None and options.seeds < 1) or options.jobs < 1 or not options.seconds > 0:
         parser.error("seeds, jobs and seconds must be more than 0")
-    if not all(1 <= count <= other_systems.TRAINING_IMAGES for count in options.counts):
-        parser.error(f"counts must be from 1 to {other_systems.TRAINING_IMAGES}")
+    if not all(0 <= n <= other_systems.TRAINING_IMAGES for n in (*options.counts, *options.unlabelled)):
+        parser.error(f"counts and unlabelled must be from 0 to {other_systems.TRAINING_IMAGES}")
     record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
     names = options.rows or ([] if options.publish else BENCHMARKS)
     status = max([measure_row(name, options, record) for name in names], default=0)

@@ -1,4 +1,4 @@
-"""What was measured, as text: docs/results.md, and the table in README.md.
+"""What was measured, as text: docs/results.md, and the tables in README.md and docs/own-captchas.md.
 
 All of it is made from the record. A row of another version of the program says so.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks import diagram, figures, system_tables
+from benchmarks import diagram, figures, label_figures, label_tables, system_tables
 from benchmarks.common import load_package, mean_std, table, time_to_threshold
 from captcha_cnn import VERSION
 from captcha_cnn.files import atomic_write
@@ -17,6 +17,7 @@ from config import CaptchaError, Config
 ROOT = Path(__file__).parent.parent
 TEMPLATE = Path(__file__).with_name("results_template.md")
 BEGIN, END = "<!-- results: python -m benchmarks --publish -->", "<!-- end -->"
+OWN_TABLES = ("systems", "general")  # rows with tables that are not value_table()
 FIRST_SEED = 100  # smaller ones drew the images that the choices were made on
 NUMBER_WORDS = {2: "two", 3: "three", 4: "four"}
 ACCURACY_HEADER = (
@@ -34,17 +35,21 @@ ACCURACY_HEADER = (
 
 
 def publish(record: dict[str, Any]) -> None:
-    """Write docs/results.md, its figures, the network's diagram and the table in README.md.
+    """Write docs/results.md, its figures, the network's diagram and the tables in other pages.
 
     Raises:
-        CaptchaError: README.md has no place for the table, or a package is not installed.
+        CaptchaError: a page has no place for its table, or a package is not installed.
     """
-    docs, readme = ROOT / "docs", ROOT / "README.md"
-    text = with_readme_table(readme.read_text(encoding="utf-8"), record)
+    docs, readme, own = ROOT / "docs", ROOT / "README.md", ROOT / "docs" / "own-captchas.md"
+    pages = {readme: with_readme_table(readme.read_text(encoding="utf-8"), record)}
+    if "systems" in record:
+        pages[own] = with_expected_table(own.read_text(encoding="utf-8"), record)
+        label_figures.draw_figures(record["systems"]["values"], docs)
     figures.draw_figures(record, docs)
     for form in ("svg", "png"):
         diagram.draw_network(docs / f"network.{form}", Config())
-    for path, content in ((docs / "results.md", results_page(record)), (readme, text)):
+    pages[docs / "results.md"] = results_page(record)
+    for path, content in pages.items():
         with atomic_write(path) as temporary:
             temporary.write_text(content, encoding="utf-8")
 
@@ -127,7 +132,9 @@ def summary_lines(name: str, row: dict[str, Any]) -> list[str]:
     if "runs" in values:
         return [" | ".join([row["what"], *accuracy_cells(row)])]
     if name == "systems":
-        return system_tables.summary_lines(values)
+        return [*system_tables.summary_lines(values), *label_tables.section(values).values()]
+    if name == "general":
+        return [label_tables.general_table(values)]
     if name == "curves":
         return [" | ".join(curve_cells(each, points)) for each, points in values.items()]
     return [f"{each}: {in_words(found)}" for each, found in values.items()]
@@ -211,15 +218,26 @@ def results_page(record: dict[str, Any]) -> str:
         commands="\n".join(f"- row `{name}`: {record[name]['what']}" for name in trained),
         counts=[f"`{count}`" for count in figures.COUNTS if str(count) in record],
         wrong={f"of_{name}": wrong_counts(record[name]) for name in trained},
-        few=figures.FEW,
+        shown_wrong=figures.FEW,
         tables={
-            name: own_table(name, row) for name, row in record.items() if name not in (*trained, "systems")
+            name: own_table(name, row) for name, row in record.items() if name not in (*trained, *OWN_TABLES)
         },
         systems=systems and system_tables.section(systems["values"]) | {"measured": measured(systems)},
+        few=systems and label_tables.section(systems["values"]),
+        general=general_section(record),
         machines=machines_text(record),
         notes={name: row["note"] for name, row in record.items() if "note" in row},
     )
     return page
+
+
+def general_section(record: dict[str, Any]) -> dict[str, str]:
+    """What the template shows of the row "general"."""
+    if "general" not in record:
+        return {}
+    row = record["general"]
+    table_text = label_tables.general_table(row["values"])
+    return {"measured": measured(row), "table": table_text, "images": f"{row['values']['test images']:,}"}
 
 
 def own_table(name: str, row: dict[str, Any]) -> dict[str, Any]:
@@ -275,8 +293,28 @@ def with_readme_table(text: str, record: dict[str, Any]) -> str:
     Raises:
         CaptchaError: a mark is missing.
     """
+    return between_marks(text, "README.md", readme_table(record))
+
+
+def with_expected_table(text: str, record: dict[str, Any]) -> str:
+    """docs/own-captchas.md with the table of what to expect between its two marks.
+
+    Raises:
+        CaptchaError: a mark is missing.
+    """
+    return between_marks(
+        text, "docs/own-captchas.md", label_tables.expected_table(record["systems"]["values"])
+    )
+
+
+def between_marks(text: str, name: str, content: str) -> str:
+    """The text of that page with other content between its marks.
+
+    Raises:
+        CaptchaError: a mark is missing.
+    """
     if BEGIN not in text or END not in text.split(BEGIN, 1)[1]:
-        raise CaptchaError(f"README.md must hold the lines {BEGIN} and {END}, to write between them")
+        raise CaptchaError(f"{name} must hold the lines {BEGIN} and {END}, to write between them")
     before, rest = text.split(BEGIN, 1)
     after = rest.split(END, 1)[1]
-    return f"{before}{BEGIN}\n{readme_table(record)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{content}\n{END}{after}"

@@ -66,10 +66,15 @@ def train_and_read(count: int, seed: int, flags: Sequence[str]) -> dict[str, Any
     return result
 
 
-def run_script(folder: str, script: str, *arguments: str) -> tuple[str, int]:
+def run_script(folder: str, script: str, *arguments: str, accepted: Sequence[int] = (0,)) -> tuple[str, int]:
     """Run one of the project's scripts in that folder: what it printed, and its peak memory in bytes.
 
     The memory is that of the process itself, without those that it starts to draw and load.
+
+    Args:
+        accepted: the exit statuses with which it has succeeded.
+    Raises:
+        CaptchaError: it ended with another one.
     """
     psutil = load_package("psutil")
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
@@ -85,7 +90,7 @@ def run_script(folder: str, script: str, *arguments: str) -> tuple[str, int]:
         printed, _ = process.communicate()
         sampler.ended.set()
         sampler.join()
-        if process.returncode:
+        if process.returncode not in accepted:
             errors.seek(0)
             raise CaptchaError(f"{script} must succeed to be measured, but said: {errors.read().strip()}")
     return printed, sampler.peak

@@ -19,13 +19,13 @@ Result = Mapping[str, Any]
 
 def section(values: Mapping[str, Any]) -> dict[str, Any]:
     """What the template of docs/results.md shows of the row."""
-    results = results_of(values)
+    results = with_labels_alone(results_of(values))
     development, held_out = (
         [result for result in results if SYSTEMS[result["system"]].held_out == held] for held in (False, True)
     )
     starts = [start for start in STARTS if any(result["start"] == start for result in results)]
     counts = [f"{count:,}" for count in sorted({result["labelled"] for result in results})]
-    jobs = max(result["jobs"] for result in results)
+    jobs = max((result["jobs"] for result in results), default=1)
     return {
         "test_images": f"{values['test images']:,}",
         "counts": " or ".join(", ".join(counts).rsplit(", ", 1)),
@@ -38,21 +38,28 @@ def section(values: Mapping[str, Any]) -> dict[str, Any]:
         "seconds": seconds_table(results),
         "timed_count": TIMED_COUNT,
         "jobs": jobs if jobs > 1 else 0,
-        "failed": [f"{run_text(result)}: {result['failed']}" for result in results if "failed" in result],
+        "failed": [f"{run_text(run)}: {run['failed']}" for run in values[RUNS] if "failed" in run],
     }
 
 
 def results_of(values: Mapping[str, Any]) -> list[Result]:
     """All runs; one that failed has read nothing."""
-    return [{"captchas right": 0, "test images": values["test images"], **run} for run in values[RUNS]]
+    missing = {"captchas right": 0, "test images": values["test images"], "unlabelled": 0}
+    return [missing | run for run in values[RUNS]]
+
+
+def with_labels_alone(results: Iterable[Result]) -> list[Result]:
+    """The runs with labelled images and no others; label_tables.py has the rest."""
+    return [result for result in results if result["labelled"] and not result["unlabelled"]]
 
 
 def in_short(values: Mapping[str, Any]) -> str:
     """The mean of all systems with TIMED_COUNT labelled images and default settings."""
-    results = [each for each in of_start(results_of(values), STARTS[0]) if each["labelled"] == TIMED_COUNT]
+    of_default = of_start(with_labels_alone(results_of(values)), STARTS[0])
+    results = [each for each in of_default if each["labelled"] == TIMED_COUNT]
     counts = Counter(each["system"] for each in results)
     runs = "one run each" if max(counts.values()) == 1 else f"up to {max(counts.values())} runs each"
-    mean = mean_of_systems(results, TIMED_COUNT, len(counts))
+    mean = mean_of_systems(results, len(counts))
     return f"{mean}% (mean of {len(counts)} systems, {runs})"
 
 
@@ -111,7 +118,8 @@ def accuracy_table(results: Sequence[Result]) -> str:
     counts, rows = grid(results, "system", "labelled", accuracy)
     rows = {f"`{name}`": rows[name] for name in SYSTEMS if name in rows}
     if len(rows) > 1:
-        rows[f"mean of the {len(rows)}"] = [mean_of_systems(results, count, len(rows)) for count in counts]
+        of_counts = ([each for each in results if each["labelled"] == count] for count in counts)
+        rows[f"mean of the {len(rows)}"] = [mean_of_systems(each, len(rows)) for each in of_counts]
     header = ["system", *(f"{count:,} labelled" for count in counts)]
     return table(header, ([name, *cells] for name, cells in rows.items()))
 
@@ -121,14 +129,13 @@ def percentages(results: Iterable[Result]) -> list[float]:
     return [100 * result["captchas right"] / result["test images"] for result in results]
 
 
-def mean_of_systems(results: Iterable[Result], count: int, systems: int) -> str:
+def mean_of_systems(results: Iterable[Result], systems: int) -> str:
     """The mean over the systems, each of which counts the same however many runs it has."""
-    of_count: dict[str, list[Result]] = {}
+    of_system: dict[str, list[Result]] = {}
     for result in results:
-        if result["labelled"] == count:
-            of_count.setdefault(result["system"], []).append(result)
-    mean = statistics.mean(statistics.mean(percentages(each)) for each in of_count.values())
-    note = f" ({len(of_count)} of {systems} systems)" if len(of_count) < systems else ""
+        of_system.setdefault(result["system"], []).append(result)
+    mean = statistics.mean(statistics.mean(percentages(each)) for each in of_system.values())
+    note = f" ({len(of_system)} of {systems} systems)" if len(of_system) < systems else ""
     return f"{mean:.1f}{note}"
 
 

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 
 import pytest
 from conftest import PROJECT
+from PIL import Image
 
 from benchmarks import __main__ as benchmarks_command
-from benchmarks import other_systems, publish, system_tables, systems
+from benchmarks import other_systems, publish, runs, system_tables, systems
 from benchmarks.other_systems import RUNS, Run, run_of
 from benchmarks.systems import PILLOW, READY, SYSTEMS, environment_folder, make_images
 from benchmarks.systems import draw as draw_py
@@ -248,6 +249,8 @@ PRINTED = """Images for train :180, for validation : 20, for test : 4
 Test accuracy:  75.00%, loss:  0.90
 Captcha accuracy: 50.00% (2 of 4, 95% interval 9.45 to 90.55)
 """
+CROSS_VALIDATION = "Cross-validation accuracy:  74.00% (37 of 50, 95% interval 60.45 to 84.13)\n"
+REPORT = "Captcha accuracy: ...\n\nExpected calibration error: 3.21%\n    images   mean confidence   right\n"
 TRAINING = {"steps": 70, "best step": 60, "training seconds": 7.5, "ended on the plateau": False}
 SMALL_RUNS = ["systems", "--systems", "captchapng", "trek-captcha", "--counts", "3", "7"]
 
@@ -262,17 +265,28 @@ def fake_images(system, folder, count, seed):
 
 @pytest.fixture
 def fake_driver(tmp_path, monkeypatch):
-    """The commands that were run in place of driver.py, with the names of the labelled images of each."""
-    pytest.importorskip("psutil")
-    commands = []
+    """The commands that were run in place of driver.py, with the names of the labelled images of each.
 
-    def run_script(folder, *command):
+    `reports` has the commands of predict.py; `unlabelled` and `tests` the other images of each run, by name.
+    """
+    pytest.importorskip("psutil")
+    fake = SimpleNamespace(commands=[], failing="", reports=[], unlabelled=[], tests=[], report=REPORT)
+
+    def run_script(folder, *command, **options):
         if command[-1] == fake.failing:
             raise CaptchaError("driver.py must succeed to be measured, but said: no")
-        commands.append((command, sorted(path.name for path in Path(folder, "images").iterdir())))
+        if command[0] == "predict.py":
+            fake.reports.append((folder, command, options))
+            return fake.report, 1e8
+        images, others, tests = (
+            contents(each) if each.exists() else {}
+            for each in (Path(folder, name) for name in ("images", "unlabelled", "test"))
+        )
+        fake.commands.append((command, sorted(images)))
+        fake.unlabelled.append(others)
+        fake.tests.append(tests)
         return PRINTED, 2e8
 
-    fake = SimpleNamespace(commands=commands, failing="")
     monkeypatch.setattr(other_systems, "run_script", run_script)
     monkeypatch.setattr(other_systems, "in_subprocess", lambda function, folder: TRAINING)
     monkeypatch.setattr(other_systems, "make_images", fake_images)
@@ -300,19 +314,23 @@ def test_a_run_has_its_key_and_what_driver_and_checkpoint_say(fake_driver):
         "labelled": 3,
         "seed": 8,
         "start": "none",
+        "unlabelled": 0,
         "version": VERSION,
         "jobs": 1,
         "peak memory, GB": 0.2,
         "captchas right": 2,
         "test images left out": 1,
         "character accuracy": 0.6,  # of all 5 test images
+        "calibration error": 0.0321,
         **TRAINING,
     }
     ((command, labelled),) = fake_driver.commands
+    ((_, report, accepted),) = fake_driver.reports
+    assert report == ("predict.py", "--labelled", "test")
+    assert accepted == {"accepted": (0, 1)}, "1: it could not read all images"
     assert command[:3] == ("driver.py", "--images", "images")
-    assert command[5:] == ("--seed", "8", "--start-from", "none")
+    assert command[3:] == ("--test-folder", "test", "--seed", "8", "--start-from", "none")
     assert len(labelled) == 3
-    assert len(list(Path(command[4]).iterdir())) == 5
 
 
 def all_values(*arguments):
@@ -329,15 +347,18 @@ def all_values(*arguments):
 def test_runs_begin_with_the_first_seed_and_end_with_the_held_out_systems(fake_driver):
     planned = other_systems.planned_runs(options("--systems", "trek-captcha", "wheezy.captcha"), [4, 5])
     assert [tuple(run) for run in planned[:5]] == [
-        ("wheezy.captcha", 3, 4, "auto"),
-        ("trek-captcha", 3, 4, "auto"),
-        ("wheezy.captcha", 7, 4, "auto"),
-        ("trek-captcha", 7, 4, "auto"),
-        ("wheezy.captcha", 3, 4, "none"),
+        ("wheezy.captcha", 3, 4, "auto", 0),
+        ("trek-captcha", 3, 4, "auto", 0),
+        ("wheezy.captcha", 7, 4, "auto", 0),
+        ("trek-captcha", 7, 4, "auto", 0),
+        ("wheezy.captcha", 3, 4, "none", 0),
     ]
     assert len(planned) == len(set(planned)) == 16
+
+
+def test_all_runs_are_planned_where_no_flag_says_which():
     everything = other_systems.planned_runs(benchmarks_command.make_parser().parse_args([]), range(3))
-    assert len(everything) == len(SYSTEMS) * 5 * 3 * 2
+    assert len(everything) == len(SYSTEMS) * 7 * 3 * 2
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
@@ -415,9 +436,144 @@ def test_too_few_other_test_images_are_an_error(fake_driver, monkeypatch):
 
 
 def test_the_case_is_ignored_where_both_cases_are_one_captcha():
-    commands = {name: other_systems.command(Run(name, 3, 8, "auto"), "test") for name in SYSTEMS}
+    commands = {name: other_systems.command(Run(name, 3, 8, "auto")) for name in SYSTEMS}
     assert [name for name in SYSTEMS if "--ignore-case" in commands[name]] == ["easy-captcha-python"]
     assert not any("--start-from" in command for command in commands.values())
+
+
+def test_unlabelled_images_are_training_images_without_their_labels(fake_driver):
+    asked = options("--systems", "captchapng", "--unlabelled", "5", "--starts", "auto")
+    *_, values = other_systems.measure(asked, [8], {})
+    assert [(run["labelled"], run["unlabelled"]) for run in values[RUNS]] == [(3, 5), (7, 5)]
+    (first, labelled), (second, _) = fake_driver.commands
+    assert first[:5] == second[:5] == ("driver.py", "--images", "images", "--unlabelled", "unlabelled")
+    few, many = fake_driver.unlabelled
+    assert few == many, "another number of labels, but other unlabelled images"
+    assert sorted(few) == [f"image-{i}.png" for i in range(5)]
+    train = contents(other_systems.drawn_images("captchapng") / "train")
+    assert set(few.values()) <= set(train.values()) - {train[name] for name in labelled}
+
+
+def test_test_images_that_no_labelled_image_prepares_for_are_left_out(fake_driver):
+    asked = options("--counts", "0", "3", "11", "--unlabelled", "1", "--starts", "auto")
+    for _ in other_systems.measure(asked, [8], {}):
+        pass
+    test = contents(other_systems.drawn_images("captchapng") / "test")
+    for (_, labelled), tests in zip(fake_driver.commands, fake_driver.tests, strict=True):
+        known = {name[0] for name in labelled}
+        assert tests == {name: test[name] for name in test if name[0] in known or not known}
+    numbers = [len(tests) for tests in fake_driver.tests]
+    assert min(numbers) < max(numbers) == len(test) == 5
+
+
+@pytest.mark.parametrize(
+    ("system", "label", "found"),
+    [
+        ("claptcha", "ABCD", True),
+        ("claptcha", "ABCDE", True),  # between the lengths that are known
+        ("claptcha", "abcd", False),
+        ("claptcha", "ABC", False),
+        ("claptcha", "ABCX", False),
+        ("easy-captcha-python", "abcd", True),  # the case does not count
+    ],
+)
+def test_a_label_can_be_read_where_its_characters_and_its_length_are_known(system, label, found):
+    assert other_systems.can_be_read(label, system, iter(["ABCD", "ABCDEF"])) == found
+
+
+def test_runs_that_cannot_be_are_not_planned():
+    flags = ["--systems", "captchapng", "--counts", "0", "600", "700", "--unlabelled", "0", "2000"]
+    planned = other_systems.planned_runs(options(*flags), [4, 5])
+    assert Run("captchapng", 600, 4, "none", 2000) in planned
+    assert Run("captchapng", 700, 4, "auto", 2000) not in planned, "there are 2,600 images"
+    no_label = [run for run in planned if not run.labelled]
+    assert no_label == [
+        Run("captchapng", 0, 4, "auto", 0),  # the general weights alone: no seed matters
+        Run("captchapng", 0, 4, "auto", 2000),
+        Run("captchapng", 0, 5, "auto", 2000),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("claptcha", ["--characters", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "--char-num", "4-6"]),
+        ("easy-captcha-python", ["--char-num", "5", "--ignore-case"]),
+    ],
+)
+def test_without_labels_the_alphabet_and_the_lengths_are_given(name, flags):
+    found = other_systems.command(Run(name, 0, 8, "auto", 7))
+    assert found[:2] == ["--unlabelled", "unlabelled"]
+    assert "--images" not in found
+    assert found[-len(flags) :] == flags
+
+
+def test_without_any_image_the_general_weights_read_the_test_images(fake_driver, monkeypatch):
+    monkeypatch.setattr(other_systems, "in_subprocess", lambda function, *arguments: function(*arguments))
+    predictor = FakePredictor()
+    monkeypatch.setattr(other_systems, "Predictor", predictor)
+    (values,) = other_systems.measure(options("--systems", "captchapng", "--counts", "0"), [8, 9], {})
+    (run,) = values[RUNS]
+    assert predictor.given == (None, "0123456789", "4")
+    assert run["captchas right"] == 4
+    assert run["calibration error"] == 0.1  # 4 of 5 right, with a confidence of 0.9
+    assert fake_driver.commands == []
+
+
+class FakePredictor:
+    """In place of predict.Predictor: reads the labels in the names, but the last in small letters."""
+
+    def __call__(self, *given):
+        self.given = given
+        return self
+
+    def read(self, paths):
+        texts = [path.name.partition("_")[0] for path in paths]
+        return [SimpleNamespace(text=text, confidence=0.9) for text in [*texts[:-1], texts[-1].lower()]]
+
+
+def test_the_case_counts_where_the_system_does_not_ignore_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(other_systems, "Predictor", FakePredictor())
+    paths = [tmp_path / f"AB_{i}.png" for i in range(3)]
+    found = {
+        name: other_systems.read_untrained(name, paths).correct for name in ("claptcha", "wheezy.captcha")
+    }
+    assert found == {"claptcha": 2, "wheezy.captcha": 3}
+
+
+@pytest.mark.parametrize(("right", "inside"), [(605, True), (604, False), (841, True), (842, False)])
+def test_the_reported_accuracy_is_compared_with_that_on_the_test_images(right, inside, monkeypatch):
+    printed = f"{CROSS_VALIDATION}{PRINTED}Captcha accuracy: x ({right} of 1000, 95% interval 1.00 to 2.00)\n"
+    found = other_systems.read_output(printed)
+    assert (found["reported right"], found["reported images"]) == (37, 50)
+    assert found["inside interval"] == inside
+    assert "reported right" not in other_systems.read_output(PRINTED)
+
+
+def test_a_run_without_a_calibration_error_is_kept(fake_driver):
+    fake_driver.report = ""
+    *_, values = other_systems.measure(options("--systems", "captchapng", "--starts", "none"), [8], {})
+    assert [run["captchas right"] for run in values[RUNS]] == [2, 2]
+    assert not any("calibration error" in run for run in values[RUNS])
+
+
+def test_the_calibration_error_is_what_predict_prints_even_where_it_leaves_images_out(tmp_path):
+    pytest.importorskip("psutil")
+    for i in range(10):
+        label = "12A4" if i == 3 else f"{1234 + i}"  # one that a model of digits cannot read
+        Image.new("L", (160, 60), 20 * i).save(tmp_path / f"{label}_{i}.png")
+    asked = ["predict.py", "--labelled", str(tmp_path), "--characters", "0123456789", "--char-num", "4"]
+    printed, _ = runs.run_script(str(tmp_path), *asked, accepted=(0, 1))
+    assert 0 <= other_systems.read_calibration(printed)["calibration error"] <= 1
+    with pytest.raises(CaptchaError, match=r"predict\.py must succeed"):
+        runs.run_script(str(tmp_path), *asked)
+
+
+def test_recorded_runs_without_unlabelled_images_count_as_such(fake_driver):
+    *_, values = other_systems.measure(options(), [8], {})
+    for run in values[RUNS]:
+        del run["unlabelled"]
+    assert list(other_systems.measure(options(), [8], values)) == []
 
 
 def test_the_progress_of_a_run_is_read_from_its_checkpoint(trained):
@@ -452,7 +608,9 @@ def test_the_command_records_each_run_as_it_comes(fake_driver, tmp_path, monkeyp
     assert "| `captchapng` | 40.0 | 40.0 |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("flags", [["--counts", "0"], ["--systems", "mine"], ["--starts", "mine"]])
+@pytest.mark.parametrize(
+    "flags", [["--counts", "-1"], ["--unlabelled", "3000"], ["--systems", "mine"], ["--starts", "mine"]]
+)
 def test_wrong_flags_of_the_row_are_one_sentence(flags, fake_driver, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(benchmarks_command, "RECORD", tmp_path / "record.json")
     with pytest.raises(SystemExit, match="2"):

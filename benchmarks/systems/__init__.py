@@ -41,6 +41,16 @@ class System(NamedTuple):
         """Whether its labels have letters of both cases that need not be told apart."""
         return self.ignores_case and self.alphabet not in (self.alphabet.upper(), self.alphabet.lower())
 
+    @property
+    def char_num(self) -> str:
+        """The lengths of its labels, as --char-num takes them."""
+        shortest, longest = self.lengths
+        return f"{shortest}" if shortest == longest else f"{shortest}-{longest}"
+
+    def as_counted(self, text: str) -> str:
+        """The text in small letters, where the case is ignored."""
+        return text.lower() if self.ignores_case else text
+
 
 SYSTEMS = {
     "wheezy.captcha": System(
