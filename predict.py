@@ -310,8 +310,9 @@ def labels_to_evaluate(
     chosen = {name: names[name] for name in split.sets["test"] if name in names}
     if not chosen:
         raise CaptchaError(
-            f"{shown} must hold test images, but the model was trained on all of it: name another folder, "
-            f"such as {escape_unprintable(config.test_folder)}, with --labelled"
+            f"{shown} must hold test images, but the model was trained on all of it (readings.csv beside it "
+            "says what cross-validation read): name another folder, such as "
+            f"{escape_unprintable(config.test_folder)}, with --labelled"
         )
     total = sum(map(len, split.sets.values()))
     print(f"{shown}: the {len(chosen):,} test images of {total:,} are read; the others were trained on")

@@ -102,10 +102,14 @@ def _write(path: Path, page: str) -> None:
 
 
 def _set_sizes(found: OwnImages, given: Iterable[str]) -> dict[str, str]:
-    """What is in each of the three sets, by its name."""
-    sets = split_images(found.images, found.config, set(given))
+    """What is in each of the sets, by its name."""
+    sets, folds = split_images(found.images, found.config, set(given)), found.config.folds
     folders = {name: f"all of {escape_unprintable(folder)}" for name, folder, _ in found.config.sets}
-    return {name: f"{len(images):,}" if images else folders[name] for name, images in sets.items()}
+    sizes = {name: f"{len(images):,}" if images else folders[name] for name, images in sets.items()}
+    if folds > 1:  # all images are trained on
+        sizes = {name: size for name, size in sizes.items() if sets[name] or f"{name}_folder" in given}
+        sizes["train"] += f" in {folds} folds"
+    return sizes
 
 
 # ---------------------------------------------------------------------- the page
