@@ -55,8 +55,9 @@ def check_images(folder: str | None, page: str | None, given: Mapping[str, Any])
     if folder is None:
         if page is not None:
             raise ConfigError("--page needs --check FOLDER")
-        if given.get("images"):
-            raise ConfigError("--images draws no captchas: use --check FOLDER, or driver.py to train")
+        for name in ("images", "unlabelled"):
+            if given.get(name):
+                raise ConfigError(f"--{name} draws no captchas: use --check FOLDER, or driver.py to train")
         check_given(Config(**given), given)
         return False
     if given.get("images") or not folder:

@@ -75,9 +75,9 @@ def check_given(config: Config, given: Collection[str]) -> None:
     for name in sorted(alone & set(given)):
         if getattr(config, name) == getattr(Config, name):
             continue
-        reason = (
-            "--images FOLDER is split into the three sets" if config.images else "--images FOLDER is missing"
-        )
+        reason = "--images FOLDER is missing"
+        if name in ("train_folder", "generate_num"):
+            reason = "--images FOLDER is split into the three sets" if config.images else "nothing is drawn"
         raise ConfigError(f"{name} must be left out, since {reason}")
     for name in ("validation_folder", "test_folder"):
         if config.images and name in given and is_inside(getattr(config, name), config.images):

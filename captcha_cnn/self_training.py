@@ -33,7 +33,7 @@ from config import CaptchaError, Config, escape_unprintable
 
 ROUNDS = 3  # at most
 ROUND_STEPS = 200
-MIN_CONFIDENCE = 0.7  # of a text that is trained on
+MIN_CONFIDENCE = 0.5  # of a text that is trained on
 MAX_IMAGES = 20_000  # that are read; about 10 kB of memory each, in colour 30 kB
 SERIAL_LIMIT = 1000  # images that one process decodes before others have started to help
 

@@ -224,6 +224,7 @@ def test_a_page_that_cannot_be_written_is_one_sentence_and_leaves_the_earlier_on
 BAD_COMMANDS = [
     (["--page", "x.html"], "--page needs --check FOLDER"),
     (["--images", "mine"], "--images draws no captchas: use --check FOLDER, or driver.py to train"),
+    (["--unlabelled", "more"], "--unlabelled draws no captchas: use --check FOLDER, or driver.py to train"),
     (["--labels", "x.csv"], "labels must be left out, since --images FOLDER is missing"),
     (["--check", "mine", "--images", "mine"], "--check must name one folder, in place of --images"),
     (["--check", ""], "--check must name one folder"),

@@ -403,7 +403,10 @@ def test_nothing_is_written_into_the_folder(flag, place, mine):
         ({"unlabelled": "more", "labels": "x.csv"}, "labels must be left out, since --images FOLDER is miss"),
         ({"unlabelled": "more", "folds": 3}, "folds must be left out, since --images FOLDER is missing"),
         ({"unlabelled": "more", "validation_folder": "x"}, "validation_folder must be left out, since --im"),
-        ({"unlabelled": "more", "generate_num": (1, 2, 3)}, "generate_num must be left out"),
+        (
+            {"unlabelled": "more", "generate_num": (1, 2, 3)},
+            "generate_num must be left out, since noth",
+        ),
         ({"stretch": 2.0}, "stretch must be left out, since --images FOLDER is missing"),
         ({"skip_top": 0.1}, "skip_top must be left out, since --images FOLDER is missing"),
         ({"images": "mine", "test_folder": "mine/test"}, "test_folder must lie outside of mine"),
