@@ -1,7 +1,8 @@
 """What a model reads in labelled images, and which of their labels look wrong.
 
-A label looks wrong where the model reads another text and is nearly sure of it (Northcutt et al. 2021,
-Confident Learning). The list is best where the model has not trained on the image: cross-validation
+A label looks wrong where another text is far more probable to the model (Northcutt et al. 2021, Confident
+Learning). How sure the model is of that text says less: an image may be hard to read, and yet its label
+impossible. The list is best where the model has not trained on the image: cross-validation
 reads every image in this way.
 """
 
@@ -22,8 +23,7 @@ from captcha_cnn.progress import log
 from captcha_cnn.tf_runtime import batch_slices
 from config import Config, escape_unprintable
 
-MIN_CONFIDENCE = 0.5  # of a text other than the label
-MAX_LABEL_PROB = 0.01  # of a label that looks wrong
+MIN_ODDS = 500.0  # how many times as probable as a label that looks wrong the text is
 SHOWN = 10  # labels that are printed
 
 
@@ -85,7 +85,7 @@ def suspicious(readings: Readings) -> list[int]:
     odds = {
         i: math.log(confidence / max(label_prob, 1e-30))
         for i, (label, text, confidence, label_prob) in enumerate(zip(*readings, strict=True))
-        if label != text and confidence >= MIN_CONFIDENCE and label_prob <= MAX_LABEL_PROB
+        if label != text and confidence >= MIN_ODDS * label_prob
     }
     return sorted(odds, key=lambda i: -odds[i])
 

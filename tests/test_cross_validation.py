@@ -111,18 +111,21 @@ def test_the_report_names_accuracy_interval_and_what_helped():
 ROWS = Readings(
     ["aaa", "bbb", "ccc", "ddd", "eee"],
     ["aaa", "abb", "ddc", "dda", "aaa"],
-    [0.99, 0.97, 0.8, 0.6, 0.3],  # the last is too unsure
-    [0.99, 1e-5, 1e-9, 0.3, 1e-9],  # that of ddd is too probable
+    [0.99, 0.97, 0.8, 0.6, 0.03],
+    [0.99, 1e-5, 1e-9, 0.01, 1e-5],  # that of ddd is too probable
 )
 
 
 def test_labels_look_wrong_where_another_text_is_far_more_probable_the_surest_first():
-    assert readings.suspicious(ROWS) == [2, 1]
+    assert readings.suspicious(ROWS) == [2, 1, 4], (
+        "the last is read with little confidence, but not as its label"
+    )
     text = readings.describe(ROWS, ["0.png", "1\n.png", "2.png", "3.png", "4.png"])
     assert text.splitlines() == [
-        "2 labels look wrong, the surest first; readings.csv beside the checkpoints has all:",
+        "3 labels look wrong, the surest first; readings.csv beside the checkpoints has all:",
         "  2.png: label ccc, read as ddc with a confidence of 80.0%",
         "  1\\n.png: label bbb, read as abb with a confidence of 97.0%",
+        "  4.png: label eee, read as aaa with a confidence of 3.0%",
     ]
     assert readings.describe(Readings(["a"], ["a"], [1.0], [1.0]), ["0.png"]) == ""
 
@@ -134,8 +137,8 @@ def test_many_are_counted_and_all_are_in_the_table(tmp_path):
     readings.write(ROWS, paths[:5], str(tmp_path))
     with (tmp_path / "readings.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["file"] for row in rows] == ["2.png", "1.png", "0.png", "3.png", "4.png"]
-    assert [row["looks wrong"] for row in rows] == ["yes", "yes", "no", "no", "no"]
+    assert [row["file"] for row in rows] == ["2.png", "1.png", "4.png", "0.png", "3.png"]
+    assert [row["looks wrong"] for row in rows] == ["yes", "yes", "yes", "no", "no"]
     assert rows[1] | {"confidence": ""} == {
         "file": "1.png",
         "label": "bbb",
