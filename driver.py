@@ -244,9 +244,8 @@ class Trainer:
         )
         if not (printed or on_curves) or state.last_eval_step == state.step:
             return
-        if (
-            printed and epoch > state.epoch and not config.fixed_length
-        ):  # not all are printed where epochs are shorter than that
+        # Not all epochs are printed where they are shorter than that.
+        if printed and epoch > state.epoch and not config.fixed_length:
             state.epoch = epoch
             progress.log(f"Epoch : {epoch + 1}")
         metrics = self.validate(x, y, printed, on_curves)
@@ -267,10 +266,8 @@ class Trainer:
                 result = evaluate(self.session, self.model, self.with_copies) if count else of_batch
             batch, selection = Metrics.from_result(of_batch), Metrics.from_result(result)
             result = EvalResult(*(each[: count or len(x)] for each in result))
-            metrics, improved = (
-                Metrics.from_result(result),
-                selection.improves_on(None if fixed else state.best),
-            )
+            improved = selection.improves_on(None if fixed else state.best)
+            metrics = Metrics.from_result(result)
             shown = metrics if count else None
             if improved:
                 state.best, state.best_step = selection, state.step

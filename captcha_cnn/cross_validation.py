@@ -40,7 +40,7 @@ from captcha_cnn.progress import log
 from captcha_cnn.readings import Readings, read_dataset
 from captcha_cnn.run_folders import reserve_folders
 from captcha_cnn.tf_runtime import GracefulStop
-from config import Config
+from config import CaptchaError, Config
 
 TrainModel: TypeAlias = Callable[
     [Config, tuple[Dataset, ...], CheckpointData | InitialWeights | None, OwnSets, GracefulStop],
@@ -153,6 +153,8 @@ def pool(stages: Sequence[Sequence[dict[str, Any]]]) -> Pooled:
 
     Args:
         stages: of each fold, what read_held_out() said after each stage of the training.
+    Raises:
+        CaptchaError: the training of a fold came to nothing.
     """
     temperatures, best, chosen = [], None, 0
     for number, stage in enumerate(zip(*stages, strict=True)):
@@ -164,6 +166,8 @@ def pool(stages: Sequence[Sequence[dict[str, Any]]]) -> Pooled:
         )
         if metrics.improves_on(best):
             best, chosen, kept = metrics, number, readings
+    if best is None:
+        raise CaptchaError("no weights are worth keeping, the loss was not finite: try a smaller --alpha")
     return Pooled(chosen, temperatures, kept)
 
 

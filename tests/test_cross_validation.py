@@ -93,6 +93,11 @@ def test_rounds_count_as_many_as_make_labels_more_probable():
     assert len(pooled.temperatures) == 3
 
 
+def test_folds_whose_training_came_to_nothing_are_an_error_in_one_sentence():
+    with pytest.raises(driver.CaptchaError, match="the loss was not finite: try a smaller --alpha"):
+        cross_validation.pool([[stage(1.0, ("a", "a", np.nan, np.nan))]])
+
+
 def test_the_report_names_accuracy_interval_and_what_helped():
     pooled = cross_validation.Pooled(
         2, [1.0] * 4, Readings(["ab"] * 50, ["ab"] * 37 + ["ac"] * 13, [1.0] * 50, [])
