@@ -42,7 +42,7 @@ class CNN:
     caller to average.
     """
 
-    x: Any  # uint8 [B, H, W], images
+    x: Any  # uint8 [B, H, W] or [B, H, W, 3], images
     y: Any  # float32 [B, L * K], one-hot labels
     keep_prob: Any  # float32 [], 1.0 unless fed
     train_op: Any  # does one step
@@ -59,7 +59,7 @@ class CNN:
     @staticmethod
     def build(config: Config) -> CNN:
         """Add the graph for that Config to the default graph."""
-        x = tf.placeholder(tf.uint8, [None, config.height, config.width], "x")
+        x = tf.placeholder(tf.uint8, [None, *config.image_shape], "x")
         y = tf.placeholder(tf.float32, [None, config.max_length * len(config.alphabet)], "y")
         keep_prob = tf.placeholder_with_default(1.0, [], "keep_prob")
         labels, head = ctc.label_classes(y, config), HEADS[config.network]
@@ -101,9 +101,7 @@ def add_training(x: Any, labels: Any, keep_prob: Any, config: Config) -> tuple[A
     done = tf.cast(step, tf.float32)
     decay = tf.minimum(head.ema_decay, (1 + done) / (10 + done), "decay")
     average = tf.train.ExponentialMovingAverage(decay)
-    kernels = [
-        v for v in variables if v.shape.rank == 4 and head.muon and v.op.name.startswith(("conv", "dense"))
-    ]
+    kernels = [v for v in variables if head.muon and v.shape.rank == 4 and "ctc_head" not in v.op.name]
     with tf.control_dependencies([decay]):  # before the step is counted, in every run
         updated = minimize(loss, variables, kernels, config.alpha, step)
     moved = [tf.assign_sub(old, (1 - decay) * (old - new)) for old, new in training.statistics]
@@ -148,7 +146,7 @@ def build_inference_graph(
         return tf.constant(weights[name]) if half is None else tf.cast(tf.constant(half), tf.float32)
 
     with tf.variable_scope("", custom_getter=constant):
-        x = tf.placeholder(tf.uint8, [None, config.height, config.width], "pictures")
+        x = tf.placeholder(tf.uint8, [None, *config.image_shape], "pictures")
         labels = tf.placeholder(tf.int32, [None, config.max_length])
         _, calibrated_logits, predictions = infer(x, config)
         loss = HEADS[config.network].loss(calibrated_logits, labels, config.min_length)
@@ -160,7 +158,7 @@ def build_inference_graph(
 
 def ctc_network(x: Any, config: Config, training: Training | None = None) -> Any:
     """Logits of each time step: uint8 [B, H, W] to float32 [T, B, K + 1]."""
-    h = standardize(x)  # [B, H, W, 1]
+    h = standardize(x)  # [B, H, W, 1 or 3]
     for layer, (times, stride) in enumerate(zip(CHANNELS, STRIDES, strict=True), 1):
         # [B, H/2, W/2, C], [B, H/8, W/4, C], ...
         h = conv_layer(h, times * config.channels, stride, layer, training)
@@ -168,10 +166,13 @@ def ctc_network(x: Any, config: Config, training: Training | None = None) -> Any
 
 
 def standardize(x: Any) -> Any:
-    """Each image with mean 0 and standard deviation 1: [B, H, W] to float32 [B, H, W, 1]."""
+    """Each colour with mean 0, the image with standard deviation 1: to float32 [B, H, W, 1 or 3]."""
     x = tf.cast(x, tf.float32)
     mean, variance = tf.nn.moments(x, [1, 2], keepdims=True)
-    return tf.expand_dims((x - mean) * tf.rsqrt(variance + 1.0), -1)  # + 1: an empty image stays finite
+    if x.shape.rank == 4:  # one standard deviation for the three colours: their ratios are the hue
+        variance = tf.reduce_mean(variance, -1, keepdims=True)
+    x = (x - mean) * tf.rsqrt(variance + 1.0)  # + 1: an empty image stays finite
+    return x if x.shape.rank == 4 else tf.expand_dims(x, -1)
 
 
 def conv_layer(h: Any, channels: int, stride: tuple[int, int], layer: int, training: Training | None) -> Any:

@@ -1,7 +1,6 @@
 """Every setting of the project, validated on construction.
 
-`Config` is passed whole to whatever needs a setting, and every size that follows from the
-settings is a property here. Importing this module does nothing.
+`Config` is passed whole to whatever needs a setting; sizes that follow from settings are properties.
 
 The letters used for shapes, here and in every other file:
 
@@ -9,6 +8,7 @@ The letters used for shapes, here and in every other file:
     T time steps: the columns of the last feature map, read from left to right
     K characters in the alphabet (class K is CTC's blank)   L characters in a captcha, or the most of them
     D units of the dense layer
+Where images are said to be [B, H, W], this is in gray; with Config.colour they are [B, H, W, 3].
 """
 
 from __future__ import annotations
@@ -79,13 +79,13 @@ class Config:
     checkpoint_folder: str = setting("checkpoints", "folder of the checkpoints: weights, settings, progress")
     images: str = setting("", "folder of your own labelled images, to be split; other defaults apply")
     labels: str = setting("", "file that names the label of each image in --images")
+    folds: int = setting(0, "parts of --images for cross-validation; 1: none; 0: 5 below 200 images", (0, 50))
     unlabelled: str = setting("", "folder of images without labels, like those in --images, to train on too")
     ignore_case: bool = setting(False, "take capital letters in labels as small ones")
-    stretch: float = setting(
-        1.0, "how much wider images in --images are made, beside their height", "[0.1, 10]"
-    )
+    stretch: float = setting(1.0, "horizontal scale of --images, divided by the vertical one", "[0.1, 10]")
     skip_top: float = setting(0.0, "share of the height of --images that is not read, at the top", "[0, 1)")
     skip_bottom: float = setting(0.0, "the same at the bottom", "[0, 1)")
+    colour: bool = setting(False, "read red, green and blue, not gray, where the colour carries the answer")
     generate_num: tuple[int, int, int] = setting(
         (5000, 500, 500), "images to draw for training, validation and test", (1, 10**8)
     )
@@ -118,7 +118,7 @@ class Config:
     def __post_init__(self) -> None:
         for f in fields(self):
             value, allowed = getattr(self, f.name), f.metadata["allowed"]
-            if f.name in ("images", "labels", "unlabelled", "start_from", "ignore_case"):
+            if f.name in ("images", "labels", "unlabelled", "start_from", "ignore_case", "colour"):
                 self._check_type(f.name, value, type(f.default))
             if isinstance(allowed, str):
                 self._check_number(f.name, value, allowed)
@@ -151,6 +151,11 @@ class Config:
         return int(str(self.char_num).split("-")[-1])
 
     @property
+    def image_shape(self) -> tuple[int, ...]:
+        """The shape of an image: (H, W), or (H, W, 3) in colour."""
+        return (self.height, self.width, 3) if self.colour else (self.height, self.width)
+
+    @property
     def time_steps(self) -> int:
         """T, the columns of the last feature map."""
         return math.ceil(self.width / DOWNSAMPLING[1])
@@ -164,6 +169,16 @@ class Config:
     def augmented(self) -> bool:
         """Whether training images are changed at random."""
         return any((self.shift, self.scale, self.shear, self.squeeze, self.noise, self.lines))
+
+    @property
+    def own_images(self) -> bool:
+        """Whether the images are the user's own, of any size; else they are drawn."""
+        return bool(self.images or self.unlabelled)
+
+    @property
+    def fixed_length(self) -> bool:
+        """Whether training has a fixed number of steps, and no validation result chooses its weights."""
+        return self.folds > 1 or bool(self.unlabelled and not self.images)
 
     @property
     def sets(self) -> tuple[tuple[str, str, int], ...]:
@@ -194,12 +209,10 @@ class Config:
     def _check_number(self, name: str, value: Any, allowed: str) -> None:
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
         low, high = map(float, allowed[1:-1].split(","))
-        with_low, with_high = allowed.startswith("["), allowed.endswith("]")
-        if not (
-            is_number and (low < value < high or (with_low and value == low) or (with_high and value == high))
-        ):
-            least = f"from {low:g} (included)" if with_low else f"above {low:g}"
-            most = f"to {high:g} (included)" if with_high else f"to below {high:g}"
+        ends = [low] * allowed.startswith("[") + [high] * allowed.endswith("]")  # that are allowed
+        if not is_number or not (low < value < high or value in ends):
+            least = f"from {low:g} (included)" if low in ends else f"above {low:g}"
+            most = f"to {high:g} (included)" if high in ends else f"to below {high:g}"
             raise ConfigError(f"{name} must be a number {least} {most}, not {value!r}")
         self._set(name, float(value))
 
@@ -221,7 +234,7 @@ class Config:
             alphabet = list(dict.fromkeys(map(lower_case, alphabet)))
         for character in alphabet:
             usable = len(character) == 1 and character.isprintable() and not character.isspace()
-            if not usable or (character in SEPARATORS and not self.images):
+            if not usable or (character in SEPARATORS and not self.own_images):
                 raise ConfigError(
                     "characters must be single printable characters, none of them a space or one of "
                     f"{SEPARATORS} (labels are file names), not {character!r}"

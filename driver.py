@@ -17,13 +17,23 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from captcha_cnn import batches, checkpoint, initial_weights, plateau, progress, self_training, tf_runtime
+from captcha_cnn import (
+    batches,
+    checkpoint,
+    cross_validation,
+    initial_weights,
+    plateau,
+    progress,
+    readings,
+    self_training,
+    tf_runtime,
+)
 from captcha_cnn.augment import augment
 from captcha_cnn.cli import given_settings, make_parser, next_command, run_main
 from captcha_cnn.dataset import Dataset, dataset_hash
 from captcha_cnn.metrics import EvalResult, Metrics
-from captcha_cnn.own_images import check_given, check_outside, describe, find_images
-from captcha_cnn.own_sets import OwnSets, load_own_sets, reload_sets
+from captcha_cnn.own_images import check_given, check_outside, find_images, find_unlabelled
+from captcha_cnn.own_sets import NO_OWN_SETS, OwnSets, load_own_sets, reload_sets
 from captcha_cnn.parallel import prefetch
 from captcha_cnn.run_folders import reserve_folders
 from captcha_cnn.summaries import SummaryWriter, check_events_folder, summary_images
@@ -65,8 +75,14 @@ def evaluate(session: Any, model: Any, data: Dataset) -> EvalResult:
 class Trainer:
     """One run: `build()` its graph, `fit()` the weights, `finish()` with calibration and test."""
 
-    def __init__(self, config: Config, state: checkpoint.TrainState, stop: tf_runtime.GracefulStop) -> None:
-        self.config, self.state, self.stop = config, state, stop
+    def __init__(
+        self,
+        config: Config,
+        state: checkpoint.TrainState,
+        stop: tf_runtime.GracefulStop,
+        own: OwnSets = NO_OWN_SETS,
+    ) -> None:
+        self.config, self.state, self.stop, self.own = config, state, stop, own
 
     def build(self, start: checkpoint.CheckpointData | initial_weights.InitialWeights | None) -> None:
         """Add the model and what saves it to the default graph.
@@ -86,7 +102,7 @@ class Trainer:
             if others := start.variables ^ {v.op.name for v in tf.global_variables()}:
                 raise checkpoint.resume_version_error(min(others))
 
-    def fit(self, train: Dataset, validation: Dataset, unlabelled: np.ndarray | None = None) -> None:
+    def fit(self, train: Dataset, validation: Dataset) -> None:
         """Train until early stopping or the last epoch, from `state` on, and keep the best weights.
 
         Raises:
@@ -94,16 +110,18 @@ class Trainer:
             CaptchaError: the loss was never finite.
         """
         tf, state, config = tf_runtime.load_tensorflow(), self.state, self.config
-        self.unlabelled = unlabelled  # uint8 [N, H, W]
         bfloat16 = tf_runtime.bfloat16_support()
-        progress.log(tf_runtime.arithmetic_line(bfloat16))
+        lines = [tf_runtime.arithmetic_line(bfloat16)]
         with tf.Session(config=tf_runtime.session_config(bfloat16)) as self.session:
             self.session.run(self.initialize)
             if self.saved_path:
                 self.checkpoint.restore(self.session, self.saved_path)
-                progress.log(f"Resuming after step {state.step}")
+                lines.append(f"Resuming after step {state.step}")
             elif self.initial:
-                initial_weights.load_initial_weights(self.session, self.model.weights, self.initial, config)
+                begin = self.session, self.model.weights, self.initial, config
+                lines.append(initial_weights.load_initial_weights(*begin))
+            if self.own.is_first:
+                progress.log("\n".join(lines))
             writer = SummaryWriter(config.tensorboard_folder, self.session, state.last_eval_step + 1)
             with contextlib.closing(writer) as self.writer:
                 self.train(train, validation)
@@ -112,38 +130,47 @@ class Trainer:
                 "no weights are worth keeping, the loss was never finite: try a smaller --alpha"
             )
 
-    def finish(self, validation: Dataset, test: Dataset) -> Metrics:
+    def finish(self, train: Dataset, validation: Dataset, test: Dataset) -> Metrics | None:
         """Calibrate the best weights, save them, and read the test set with them, all in float32."""
         tf = tf_runtime.load_tensorflow()
-        from captcha_cnn.calibration import fit_temperature
+        from captcha_cnn.calibration import fit_temperature, set_temperature
 
         with tf.Session(config=tf_runtime.session_config()) as session:
             self.checkpoint.restore(session, self.checkpoint.path or self.saved_path)
             self.checkpoint.use_best(session)
             if not self.state.finished:
                 with self.stop.interruptible():
-                    fit_temperature(session, self.model, *validation)
+                    if self.own.temperatures:
+                        set_temperature(session, self.model, self.own.temperatures[self.state.round])
+                    else:
+                        fit_temperature(session, self.model, *validation)
                 self.checkpoint.keep_calibrated(session)
                 self.checkpoint.use_best(session)
                 self.state.finished = True
                 self.checkpoint.save(session, asdict(self.state))
             with self.stop.interruptible():
-                return Metrics.from_result(evaluate(session, self.model, test))
+                if self.config.images and not self.config.fixed_length:
+                    by_name = {"train": train, "validation": validation, "test": test}
+                    found = readings.read_recorded(session, self.model, by_name, self.own.record, self.config)
+                    readings.report(*found, self.config)
+                return Metrics.from_result(evaluate(session, self.model, test)) if len(test.images) else None
 
     def train(self, train: Dataset, validation: Dataset) -> None:
         """The training loop: validate, save, train a step, until it ends or is interrupted."""
         state, config = self.state, self.config
-        label2vec = ReadData(config).label2vec
         self.clock = progress.TrainingClock(state.seconds, state.training_seconds)
         self.saved_step = state.step if state.last_eval_step >= 0 else -1
         self.total_steps = config.Epoch * batches.steps_per_epoch(len(train.images), config.batch_size)
-        self.validation, self.with_copies = validation, batches.add_augmented_copies(validation, config)
+        self.validation = validation
+        self.with_copies = (
+            validation if config.fixed_length else batches.add_augmented_copies(validation, config)
+        )
         try:
             with tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True) as self.bar:
                 done = False
                 while not done:
-                    sets = train, self.unlabelled
-                    coming = self_training.scheduled_batches(state, sets, config, next_batch, label2vec)
+                    sets = train, self.own.unlabelled
+                    coming = self_training.scheduled_batches(state, sets, config, next_batch)
                     with contextlib.closing(prefetch(coming)) as prepared:
                         done = self.run_steps(prepared, train) and not self.begin_round()
         except tf_runtime.TrainingInterrupted:
@@ -175,9 +202,11 @@ class Trainer:
                     f"weights, of step {state.best_step}, are kept. Try a smaller --alpha."
                 )
                 return True
-        last = min(plateau.own_steps(state), self.total_steps) - 1
-        _, x, y = next(batches.batches_from(last, train, config, next_batch))
-        self.validate(x, y, printed=True, on_curves=True)
+        data = train if len(train.images) else self_training.own_labelled(state, self.own.unlabelled, config)
+        if len(data.images):
+            last = max(0, min(plateau.own_steps(state), self.total_steps) - 1)
+            _, x, y = next(batches.batches_from(last, data, config, next_batch))
+            self.validate(x, y, printed=True, on_curves=True)
         return True
 
     def train_step(self, x: np.ndarray, y: np.ndarray) -> float:
@@ -186,21 +215,25 @@ class Trainer:
         _, loss = self.session.run([self.model.train_op, self.model.training_loss], feed)
         self.state.step += 1
         self.clock.count_step(len(x))
-        left = self.clock.describe(self_training.steps_left(self.state, self.config, self.total_steps))
-        self.bar.set_description_str(f"step {self.state.step}, {left} unless it improves", refresh=False)
+        plan = self.total_steps, self.own.rounds, self.own.models_left
+        left = self.clock.describe(self_training.steps_left(self.state, self.config, *plan))
+        unless = "" if self.config.fixed_length else " unless it improves"
+        self.bar.set_description_str(f"step {self.state.step}, {left}{unless}", refresh=False)
         self.bar.update()
         return float(loss)
 
     def begin_round(self) -> bool:
         """Label the unlabelled images for a round of self-training; False where training ends."""
-        state, config, unlabelled = self.state, self.config, self.unlabelled
-        if unlabelled is None or not self_training.round_is_due(state, config):
-            self_training.log_summary(state)
-            return False
+        state, config, own, reader = self.state, self.config, self.own, (self.session, self.model)
         with self.clock.training.paused(), self.stop.interruptible():
-            reader = self.session, self.model
-            labels = self_training.read_labels(*reader, unlabelled, self.validation, config)
-        progress.log(self_training.start_round(state, labels))
+            if config.fixed_length and len(self.validation.images) and len(state.stages) == state.round:
+                state.stages.append(cross_validation.read_held_out(*reader, self.validation, config))
+            if own.unlabelled is None or not self_training.round_is_due(state, config, own.rounds):
+                self_training.log_summary(state, config)
+                return False
+            calibration = own.temperatures[state.round] if own.temperatures else self.validation
+            labels = self_training.read_labels(*reader, own.unlabelled, calibration, config)
+        progress.log(self_training.start_round(state, labels, config))
         return any(labels)
 
     def validate_if_due(self, epoch: int, x: np.ndarray, y: np.ndarray) -> None:
@@ -211,7 +244,9 @@ class Trainer:
         )
         if not (printed or on_curves) or state.last_eval_step == state.step:
             return
-        if printed and epoch > state.epoch:  # not all are printed where epochs are shorter than that
+        if (
+            printed and epoch > state.epoch and not config.fixed_length
+        ):  # not all are printed where epochs are shorter than that
             state.epoch = epoch
             progress.log(f"Epoch : {epoch + 1}")
         metrics = self.validate(x, y, printed, on_curves)
@@ -220,26 +255,34 @@ class Trainer:
             state.warned = True
 
     def validate(self, x: np.ndarray, y: np.ndarray, printed: bool, on_curves: bool) -> Metrics:
-        """Evaluate the batch and the validation set; keep the weights where they are the best so far."""
-        state = self.state
+        """Evaluate the batch and the validation set; keep the weights where they are the best so far.
+
+        Where the number of steps is fixed, the last weights are kept. Without a validation set, the
+        batch is returned in its place.
+        """
+        state, fixed, count = self.state, self.config.fixed_length, len(self.validation.images)
         with self.clock.training.paused():
             with self.stop.interruptible():
-                result = evaluate(self.session, self.model, self.with_copies)
-                batch = Metrics.from_result(evaluate(self.session, self.model, Dataset(x, y)))
-            selection = Metrics.from_result(result)
-            result = EvalResult(*(each[: len(self.validation.images)] for each in result))
-            metrics, improved = Metrics.from_result(result), selection.improves_on(state.best)
+                of_batch = evaluate(self.session, self.model, Dataset(x, y))
+                result = evaluate(self.session, self.model, self.with_copies) if count else of_batch
+            batch, selection = Metrics.from_result(of_batch), Metrics.from_result(result)
+            result = EvalResult(*(each[: count or len(x)] for each in result))
+            metrics, improved = (
+                Metrics.from_result(result),
+                selection.improves_on(None if fixed else state.best),
+            )
+            shown = metrics if count else None
             if improved:
                 state.best, state.best_step = selection, state.step
                 self.checkpoint.keep_best(self.session)
             state.last_eval_step = state.step
             if on_curves:
                 others = {"learning_rate": self.config.alpha} | self.clock.as_scalars()
-                self.writer.add_metrics(state.step, batch, metrics, others)
-            if on_curves and progress.is_due(state.step, self.config.checkpoint_per_batch):
+                self.writer.add_metrics(state.step, batch, shown, others)
+            if shown and on_curves and progress.is_due(state.step, self.config.checkpoint_per_batch):
                 self.writer.add_images(state.step, summary_images(result, *self.validation, self.config))
             if printed:
-                progress.log(progress.status_line(state.step, batch, metrics, improved))
+                progress.log(progress.status_line(state.step, batch, shown, improved and not fixed))
         return metrics
 
     def should_stop(self) -> bool:
@@ -268,38 +311,49 @@ def run_model(
     validation: Dataset,
     test: Dataset,
     start: checkpoint.CheckpointData | initial_weights.InitialWeights | None = None,
-    own: OwnSets | None = None,
-) -> tuple[checkpoint.TrainState, Metrics]:
+    own: OwnSets = NO_OWN_SETS,
+) -> tuple[checkpoint.TrainState, Metrics | None]:
     """Train, keep the best weights, and read the test set once with them.
 
     Args:
         start: the checkpoint to resume, or weights to begin with.
         own: what belongs to the user's own images beside the sets.
+    Returns:
+        the state of the training, and the result of the test set; None where that is empty.
     Raises:
         CaptchaError: a folder that cannot be used, images other than those of the run to resume, or
             no weights worth keeping.
         TrainingInterrupted: by Ctrl-C or SIGTERM; everything is saved.
     """
+    resumed = isinstance(start, checkpoint.CheckpointData)
+    with reserve_folders(config, resumed, own.record), tf_runtime.GracefulStop() as stop:
+        return train_model(config, (train, validation, test), start, own, stop)
+
+
+def train_model(
+    config: Config,
+    sets: Sequence[Dataset],
+    start: checkpoint.CheckpointData | initial_weights.InitialWeights | None,
+    own: OwnSets,
+    stop: tf_runtime.GracefulStop,
+) -> tuple[checkpoint.TrainState, Metrics | None]:
+    """run_model() in folders that are reserved."""
     tf = tf_runtime.load_tensorflow()
+    train, validation, _ = sets
     saved = start if isinstance(start, checkpoint.CheckpointData) else None
-    unlabelled = own.unlabelled if own else None
-    state = checkpoint.initial_state(dataset_hash(train, validation, unlabelled), config, saved)
-    check_events_folder(config.tensorboard_folder)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(reserve_folders(config, saved is not None, own.record if own else None))
-        stop = stack.enter_context(tf_runtime.GracefulStop())
-        stack.enter_context(tf.Graph().as_default())
-        trainer = Trainer(config, state, stop)
+    state = checkpoint.initial_state(dataset_hash(train, validation, own.unlabelled), config, saved)
+    with tf.Graph().as_default():
+        trainer = Trainer(config, state, stop, own)
         trainer.build(start)
         with tf_runtime.one_line_errors(config.checkpoint_folder):
             if not state.trained:
-                trainer.fit(train, validation, unlabelled)
-            return state, trainer.finish(validation, test)
+                trainer.fit(train, validation)
+            return state, trainer.finish(*sets)
 
 
 def load_sets(
     config: Config, given: Collection[str], saved: checkpoint.CheckpointData | None = None
-) -> tuple[Config, list[Dataset], Any, Any]:
+) -> tuple[Config, list[Dataset], OwnSets, initial_weights.InitialWeights | None]:
     """The three sets, and what the Config becomes with what is found from the user's own images.
 
     Args:
@@ -308,17 +362,17 @@ def load_sets(
     Returns:
         the Config; training, validation and test set; what belongs to own images; initial weights.
     """
-    if saved and config.images:
-        return config, *reload_sets(config, ReadData(config)), None
     check_given(config, () if saved else given)
-    initial = None if saved else initial_weights.find_initial_weights(config)
-    if not config.images:
-        Generate(config).gen_captcha(keep=True)
-        return config, [ReadData(config).load_set(folder) for _, folder, _ in config.sets], None, initial
     check_outside(config)
-    own = find_images(initial_weights.own_image_settings(config, initial, given), given)
-    progress.log(describe(own))
-    return own.config, *load_own_sets(own, given, ReadData(own.config)), initial
+    initial = None if saved and config.folds < 2 else initial_weights.find_initial_weights(config)
+    if config.own_images and saved:
+        return config, *reload_sets(config, ReadData(config)), initial
+    if config.own_images:
+        find = find_images if config.images else find_unlabelled
+        found = find(initial_weights.own_image_settings(config, initial, given), given)
+        return found.config, *load_own_sets(found, given, ReadData(found.config)), initial
+    Generate(config).gen_captcha(keep=True)
+    return config, [ReadData(config).load_set(folder) for _, folder, _ in config.sets], NO_OWN_SETS, initial
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -329,20 +383,23 @@ def main(arguments: Sequence[str]) -> int:
     resume, given = values.pop("resume"), given_settings(values)
     config, saved = Config(**given), None
     check_events_folder(config.tensorboard_folder)
-    if resume and checkpoint.list_checkpoints(config.checkpoint_folder):
-        tf_runtime.load_tensorflow()
-        saved = checkpoint.load_latest(config.checkpoint_folder)
+    if resume and (saved := checkpoint.newest_of_run(config.checkpoint_folder)):
         config = checkpoint.settings_to_resume(saved.config, config, given)
     elif resume:
         progress.log(f"Nothing to resume in {escape_unprintable(config.checkpoint_folder)}: a new run begins")
-    config, (train, validation, test), own, initial = load_sets(config, given, saved)
-    progress.log(progress.sizes_line(train, validation, test))
+    config, sets, own, initial = load_sets(config, given, saved)
+    progress.log(progress.sizes_line(*sets))
     try:
-        state, result = run_model(config, train, validation, test, saved or initial, own)
+        train, validation, test = sets
+        if config.folds > 1:
+            state, result = cross_validation.run(train_model, config, (train, test), initial, own)
+        else:
+            state, result = run_model(config, train, validation, test, saved or initial, own)
     except tf_runtime.TrainingInterrupted as interrupted:
         progress.log(f"Stopped; everything is saved. Go on: {next_command('driver.py', config, '--resume')}")
         return interrupted.status
-    progress.log(progress.test_report(result))
+    if result:
+        progress.log(progress.test_report(result))
     progress.log(progress.closing_lines(state, config))
     return 0
 

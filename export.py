@@ -1,7 +1,8 @@
 """Write the trained model in the formats that people deploy: `python export.py`.
 
 Each is one file or folder that needs nothing of this project: a SavedModel, LiteRT, ONNX. All take
-images, uint8 [B, H, W], and return captcha_cnn.ctc.Predictions; the settings lie inside.
+images, uint8 [B, H, W] or in colour [B, H, W, 3], and return captcha_cnn.ctc.Predictions; the
+settings lie inside.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import numpy as np
 
 from captcha_cnn.check_page import add_check_flags, check_images
 from captcha_cnn.cli import given_settings, make_parser, run_main
-from captcha_cnn.dataset import Dataset, check_own_images, load_folder, load_image, set_state
+from captcha_cnn.dataset import Dataset, check_own_images, label_vector, load_folder, load_image, set_state
 from captcha_cnn.drawing import check_drawable, draw_set
 from captcha_cnn.files import folder_lock
 from captcha_cnn.labels import image_order
@@ -74,7 +74,7 @@ class ReadData:
         self.config = config
 
     def read_data(self, path: str | os.PathLike[str]) -> tuple[np.ndarray, str]:
-        """One image, uint8 [H, W], grayscale, and its label, from the name of the file.
+        """One image, uint8 [H, W], or [H, W, 3] in colour, and its label, from the name of the file.
 
         Raises:
             ImageError: not an image, damaged, of another size, or no valid label in its name.
@@ -83,14 +83,7 @@ class ReadData:
 
     def label2vec(self, label: str) -> np.ndarray:
         """The one-hot vector of a label, float32 [L * K]: '1327' has ones at 1, 13, 22 and 37."""
-        shortest, length, alphabet = self.config.min_length, self.config.max_length, self.config.alphabet
-        if not shortest <= len(label) <= length or not set(label) <= set(alphabet):
-            lengths = str(self.config.char_num).replace("-", " to ")
-            raise CaptchaError(f"a label must be {lengths} characters of {alphabet}, not {label!r}")
-        classes = [alphabet.index(character) for character in image_order(label, alphabet)]
-        vector = np.zeros((length, len(alphabet)), np.float32)
-        vector[np.arange(len(label)), classes] = 1
-        return vector.reshape(-1)
+        return label_vector(label, self.config)
 
     def vec2label(self, vector: np.ndarray) -> str:
         """The label of a one-hot vector, or of one score per character, [L * K]: the best of each place.

@@ -126,7 +126,7 @@ class Predictor:
         return predictions
 
     def read_arrays(self, images: np.ndarray) -> list[Prediction]:
-        """What grayscale images of the model's size say, uint8 [N, H, W]."""
+        """What images say that are as the model sees them: uint8 [N, H, W], or [N, H, W, 3] in colour."""
         predict = self._model.predict
         predictions = []
         for part in batch_slices(len(images)):
@@ -149,7 +149,7 @@ class Predictor:
         """The mean loss of these labels, as in training; an exported model has none.
 
         Args:
-            images: uint8 [N, H, W].
+            images: as read_arrays() takes them.
         """
         loss_fn, alphabet = self._model.loss, self.config.alphabet
         if loss_fn is None:
@@ -180,7 +180,7 @@ def load_checkpoint_model(folder: str, characters: str = "", char_num: int | str
         with suppress_stderr():  # TensorFlow remarks on missing GPUs, and with the first prediction on itself
             session = tf.Session(config=session_config())
             predict = session.make_callable([*outputs], [x])
-            predict(np.zeros([1, config.height, config.width], np.uint8))
+            predict(np.zeros([1, *config.image_shape], np.uint8))
         return LoadedModel(config, predict, session.make_callable(loss, [x, labels]))
 
 
@@ -310,8 +310,9 @@ def labels_to_evaluate(
     chosen = {name: names[name] for name in split.sets["test"] if name in names}
     if not chosen:
         raise CaptchaError(
-            f"{shown} must hold test images, but the model was trained on all of it: name another folder, "
-            f"such as {escape_unprintable(config.test_folder)}, with --labelled"
+            f"{shown} must hold test images, but the model was trained on all of it (readings.csv beside it "
+            "says what cross-validation read): name another folder, such as "
+            f"{escape_unprintable(config.test_folder)}, with --labelled"
         )
     total = sum(map(len, split.sets.values()))
     print(f"{shown}: the {len(chosen):,} test images of {total:,} are read; the others were trained on")

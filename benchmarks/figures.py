@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image
 
+from benchmarks import colour
 from benchmarks.common import CHARACTERS_36, load_package
 from captcha_cnn import VERSION
 from captcha_cnn.drawing import draw_captcha
@@ -27,6 +28,8 @@ def draw_figures(record: dict[str, Any], docs: Path) -> None:
         over_time(record["curves"], docs / "over-time.png")
     if sum(str(count) in record for count in COUNTS) > 1:
         how_many(record, docs / "how-many.png")
+    if "colour" in record:
+        colour.examples(docs / "colour.png")
     if "10000" in record:
         confusions(record["10000"]["values"]["runs"], docs / "confusions.png")
         still_wrong(record["10000"]["values"]["runs"][:1], docs / "still-wrong.png")

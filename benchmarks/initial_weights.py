@@ -85,7 +85,7 @@ def draw_set(config: Config, name: str, count: int) -> Dataset:
     return Dataset(images, np.stack([label2vec(label) for label in labels]))
 
 
-def train(counts: dict[str, int], epochs: int, folder: str) -> tuple[InitialWeights, Metrics, Metrics]:
+def train(counts: dict[str, int], epochs: int, folder: str) -> tuple[InitialWeights, Metrics, Metrics | None]:
     """Draw the three sets, and train; a training that the folder has is resumed.
 
     Args:
@@ -129,9 +129,9 @@ def main(arguments: Sequence[str]) -> int:
         write_weights(written, weights)
         shutil.copyfile(written, temporary)
     for name, metrics in (("Validation", validation), ("Test", test)):
-        print(
-            f"{name}: {metrics.accuracy:.2%} of characters, {metrics.captcha_accuracy:.2%} of captchas right"
-        )
+        if metrics:
+            right = f"{metrics.accuracy:.2%} of characters, {metrics.captcha_accuracy:.2%} of captchas right"
+            print(f"{name}: {right}")
     print(f"{options.to}: {options.to.stat().st_size / 1e6:.2f} MB")
     return 0
 

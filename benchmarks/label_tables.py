@@ -50,7 +50,7 @@ def section(values: Mapping[str, Any]) -> dict[str, str]:
     results = [each for each in default_runs(values) if each["labelled"] <= FEW]
     if len({each["images"] for each in results}) < 2:
         return {}
-    return {"accuracy": accuracy_table(results), "honesty": honesty_table(results)}
+    return {"accuracy": accuracy_table(results), "reported": reported_table(results)}
 
 
 def accuracy_table(results: Sequence[Result]) -> str:
@@ -67,7 +67,7 @@ def marked(name: str) -> str:
     return f"`{name}`" + (" *" if SYSTEMS[name].held_out else "")
 
 
-def honesty_table(results: Sequence[Result]) -> str:
+def reported_table(results: Sequence[Result]) -> str:
     """For each number of images: whether what the program said of itself was true, and how long it took."""
     header = [
         "labelled + unlabelled",

@@ -2,12 +2,17 @@
 
 A captcha stays the same captcha when it is moved, when its characters come closer and when a line
 is drawn over it: one image serves as many, and the network cannot learn it by heart.
+
+Images are gray, [B, H, W], or in colour, [B, H, W, 3]. What is drawn over them is gray in both: a hue may
+be what the captcha asks for.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -19,6 +24,7 @@ CELLS = 1.5  # parts of an image as wide as high that random_warp moves by thems
 MOST_LINES = 3  # that add_lines() draws over an image
 LINE_WIDTHS = (0.01, 0.07)  # as shares of the height
 POINTS_OF_LINE = 16
+PIXELS_PER_SAMPLE = 7  # of those that the background in colour is the median of
 PIXELS_PER_DOT = 320  # of the dots that add_noise() draws
 DOT = np.array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 0, 1, 2, 1, 2]])  # rows and columns of its pixels
 
@@ -27,10 +33,10 @@ def augment(images: np.ndarray, config: Config, random: np.random.Generator, epo
     """Characters moved together, images warped, lines and noise drawn over them.
 
     Args:
-        images: uint8 [B, H, W]; not changed.
+        images: uint8 [B, H, W] or [B, H, W, 3]; not changed.
         epoch: how often each image was seen before.
     Returns:
-        uint8 [B, H, W].
+        uint8, of the same shape.
     """
     if not config.augmented:
         return images
@@ -50,30 +56,53 @@ def squeeze_characters(images: np.ndarray, config: Config, random: np.random.Gen
     foreground near the place where one character should end and the next begin.
 
     Args:
-        images: uint8 [B, H, W]; not changed.
+        images: uint8 [B, H, W] or [B, H, W, 3]; not changed.
     Returns:
-        uint8 [B, H, W].
+        uint8, of the same shape.
     """
-    batch, height, width = images.shape
+    batch, height, width = images.shape[:3]
     cell, gaps = width / config.max_length, config.max_length - 1
     closer = random.integers(0, round(config.squeeze * cell), (batch, gaps), endpoint=True)  # pixels
     start = random.integers(0, closer.sum(axis=1), endpoint=True)
     offsets = start[:, None] - np.pad(closer.cumsum(axis=1), [[0, 0], [1, 0]])  # of each part, [B, L]
     foreground, background = foreground_background(images)
-    profile = images.sum(axis=1, dtype=np.int32) * np.sign(foreground - background)[:, None]  # [B, W]
+    profile = foreground_per_column(images, foreground, background)
     middles = cell * np.arange(1, config.max_length)
     searched = [slice(int(middle - cell / 2), int(middle + cell / 2)) for middle in middles]
     squeezed = np.empty_like(images)
-    canvas = np.empty((height, 3 * width), np.uint8)  # wide enough for parts that leave the image
+    # Wide enough for parts that leave the image.
+    canvas = np.empty((height, 3 * width, *images.shape[3:]), np.uint8)
     for i, image in enumerate(images):
         cuts = [0, *(each.start + int(profile[i, each].argmin()) for each in searched), width]
-        blend = np.minimum if foreground[i] < background[i] else np.maximum
-        canvas.fill(background[i])
+        blend = blending(foreground[i], background[i])
+        canvas[:] = background[i]
         for offset, begin, end in zip(offsets[i] + width, cuts, cuts[1:], strict=False):
             target = canvas[:, begin + offset : end + offset]
             blend(target, image[:, begin:end], out=target)
         squeezed[i] = canvas[:, width : 2 * width]
     return squeezed
+
+
+def foreground_per_column(images: np.ndarray, foreground: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """How much foreground each column has, [B, W]; only differences inside an image have a meaning."""
+    if images.ndim == 3:
+        total: np.ndarray = images.sum(axis=1, dtype=np.int32) * np.sign(foreground - background)[:, None]
+    else:
+        total = colour_distance(images, background[:, None, None]).sum(axis=1, dtype=np.int32)
+    return total
+
+
+def blending(foreground: np.ndarray, background: np.ndarray) -> Callable[..., np.ndarray]:
+    """The function that lays two parts of an image over each other: the foreground of both is seen."""
+    if not background.ndim:
+        return np.minimum if foreground < background else np.maximum
+
+    def further_from_background(a: np.ndarray, b: np.ndarray, out: np.ndarray) -> np.ndarray:
+        further = colour_distance(b, background) > colour_distance(a, background)
+        np.copyto(out, b, where=further[..., None])  # out is a
+        return out
+
+    return further_from_background
 
 
 def random_warp(images: np.ndarray, config: Config, random: np.random.Generator, epoch: int) -> np.ndarray:
@@ -84,10 +113,10 @@ def random_warp(images: np.ndarray, config: Config, random: np.random.Generator,
     images show by themselves what captchas look like, few would be learned by heart.
 
     Args:
-        images: uint8 [B, H, W]; not changed.
+        images: uint8 [B, H, W] or [B, H, W, 3]; not changed.
         epoch: how often each image was seen before.
     Returns:
-        uint8 [B, H, W], bilinear interpolation.
+        uint8, of the same shape, bilinear interpolation.
     """
     height, width = config.height, config.width
     cells = max(1, round(CELLS * width / height))
@@ -112,23 +141,22 @@ def random_warp(images: np.ndarray, config: Config, random: np.random.Generator,
             Image.Transform.MESH,
             list(zip(boxes, corners.tolist(), strict=True)),
             Image.Resampling.BILINEAR,
-            fillcolor=int(background[i]),
+            fillcolor=as_pillow(background[i]),
         )
     return warped
 
 
 def add_lines(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
-    """One to three curves drawn over some of the images, in a gray near that of their foreground.
+    """One to three curves drawn over some of the images, in a gray near their foreground.
 
     Many systems draw lines through their characters. Where images are few, too few characters have
     been seen under a line.
 
     Args:
-        images: uint8 [B, H, W]; changed in place, and returned.
+        images: uint8 [B, H, W] or [B, H, W, 3]; changed in place, and returned.
     """
-    batch, height, width = images.shape
-    foreground, background = foreground_background(images)
-    gray = foreground + random.uniform(0, 0.3, batch) * (background - foreground)
+    batch, height, width = images.shape[:3]
+    gray = gray_between(images, random.uniform(0, 0.3, batch))
     along = np.linspace(0, 1, POINTS_OF_LINE)[:, None]
     weights = np.hstack([(1 - along) ** 2, 2 * along * (1 - along), along**2])  # of a quadratic Bezier curve
     for i in np.flatnonzero(random.random(batch) < config.lines):
@@ -139,22 +167,21 @@ def add_lines(images: np.ndarray, config: Config, random: np.random.Generator) -
             if random.random() < 0.5:
                 ends[:, 0].sort()  # from left to right
             line_width = max(1, round(random.uniform(*LINE_WIDTHS) * height))
-            draw.line((weights @ ends).ravel().tolist(), int(gray[i]), line_width)
+            draw.line((weights @ ends).ravel().tolist(), as_pillow(gray[i]), line_width)
         images[i] = np.asarray(image)
     return images
 
 
 def add_noise(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
-    """A thin arc and dots drawn over some of the images, in a grey near that of their foreground.
+    """A thin arc and dots drawn over some of the images, in a gray near their foreground.
 
     Where images are few, a network learns the noise that each of them happens to have.
 
     Args:
-        images: uint8 [B, H, W]; changed in place, and returned.
+        images: uint8 [B, H, W] or [B, H, W, 3]; changed in place, and returned.
     """
-    batch, height, width = images.shape
-    foreground, background = foreground_background(images)
-    grey = (foreground + random.uniform(0, 0.2, batch) * (background - foreground)).astype(np.uint8)
+    batch, height, width = images.shape[:3]
+    gray = gray_between(images, random.uniform(0, 0.2, batch)).astype(np.uint8)
 
     angle = np.pi * (random.uniform(-0.1, 0.1, (batch, 1)) + np.linspace(0, 1, 2 * width))
     across = random.uniform(0.3, 0.5, (batch, 1))
@@ -166,12 +193,49 @@ def add_noise(images: np.ndarray, config: Config, random: np.random.Generator) -
     rows, columns = np.concatenate([arc * sizes, dots], axis=2).clip(0, sizes - 1).astype(np.intp)
 
     chosen = np.flatnonzero(random.random(batch) < config.noise)
-    images[chosen[:, None], rows[chosen], columns[chosen]] = grey[chosen, None]
+    images[chosen[:, None], rows[chosen], columns[chosen]] = gray[chosen, None]
     return images
 
 
+def gray_between(images: np.ndarray, share: Any) -> np.ndarray:
+    """The gray, or in colour the three equal values, that far from foreground to background of each image.
+
+    Args:
+        share: float64 [B].
+    Returns:
+        float64 [B] or [B, 3].
+    """
+    foreground, background = foreground_background(images)
+    if images.ndim == 3:
+        gray: np.ndarray = foreground + share * (background - foreground)
+        return gray
+    foreground, background = foreground.mean(axis=1), background.mean(axis=1)
+    return np.repeat((foreground + share * (background - foreground))[:, None], 3, axis=1)
+
+
+def as_pillow(colour: np.ndarray) -> int | tuple[int, ...]:
+    """A gray or a colour as Pillow takes it."""
+    return tuple(map(int, colour)) if colour.ndim else int(colour)
+
+
+def colour_distance(pixels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """Sum of the differences of red, green and blue: [..., 3] and [..., 3] to int16 [...]."""
+    differences = np.abs(pixels - colours.astype(np.int16))
+    total: np.ndarray = differences[..., 0] + differences[..., 1] + differences[..., 2]  # faster than sum()
+    return total
+
+
 def foreground_background(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The greys furthest from and nearest to most of each image: uint8 [B, H, W] to float64 [B] twice."""
+    """The grays furthest from and nearest to most of each image: uint8 [B, H, W] to float64 [B] twice.
+
+    Of [B, H, W, 3] two colours, float64 [B, 3]: the background is the median of each channel, and the
+    foreground is the colour of the pixel that is furthest from it.
+    """
+    if images.ndim == 4:
+        pixels = images.reshape(len(images), -1, 3)
+        background = np.median(pixels[:, ::PIXELS_PER_SAMPLE], axis=1).round()
+        furthest = colour_distance(pixels, background[:, None]).argmax(axis=1)
+        return pixels[np.arange(len(pixels)), furthest].astype(float), background
     low, mean, high = (reduce(images, axis=(1, 2)).astype(float) for reduce in (np.min, np.mean, np.max))
     is_dark = mean - low > high - mean
     return np.where(is_dark, low, high), np.where(is_dark, high, low)

@@ -14,11 +14,11 @@ TEMPERATURE_PRIOR = 2.0  # nats that a temperature of e or 1/e costs
 LARGEST_TEMPERATURE = 4.0
 
 
-def fit_temperature(session: Any, model: Any, images: np.ndarray, labels: np.ndarray) -> None:
-    """Set the temperature by which the logits are divided so that the labels are most probable.
+def fit_temperature(session: Any, model: Any, images: np.ndarray, labels: np.ndarray) -> float:
+    """Set, and return, the temperature by which the logits are divided so that the labels are most probable.
 
     Where all images are read right, the lowest temperature would win; the prior says that the best is
-    rarely far from 1, and weighs as much as a few images.
+    rarely far from 1, and weighs as much as a few images. Without images, it is 1.
 
     Args:
         model: cnn_model.CNN. images: uint8 [N, H, W]. labels: one-hot, float32 [N, L * K].
@@ -32,11 +32,18 @@ def fit_temperature(session: Any, model: Any, images: np.ndarray, labels: np.nda
     def negative_log_posterior(log_temperature: float) -> float:
         inverse_temperature.load(math.exp(-log_temperature), session)
         probs = [session.run(model.label_prob, {model.logits: logits, model.y: y}) for logits, y in batches]
-        return TEMPERATURE_PRIOR * log_temperature**2 - float(np.log(np.concatenate(probs) + 1e-30).sum())
+        log_prob = sum(float(np.log(each + 1e-30).sum()) for each in probs)
+        return TEMPERATURE_PRIOR * log_temperature**2 - log_prob
 
     limit = math.log(LARGEST_TEMPERATURE)
     best = golden_section(negative_log_posterior, -limit, limit, 0.01)
     inverse_temperature.load(math.exp(-best), session)
+    return math.exp(best)
+
+
+def set_temperature(session: Any, model: Any, temperature: float) -> None:
+    """Divide the logits by that temperature."""
+    model.weights["inverse_temperature"].load(1 / temperature, session)
 
 
 def golden_section(function: Callable[[float], float], low: float, high: float, tolerance: float) -> float:

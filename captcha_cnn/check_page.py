@@ -55,8 +55,9 @@ def check_images(folder: str | None, page: str | None, given: Mapping[str, Any])
     if folder is None:
         if page is not None:
             raise ConfigError("--page needs --check FOLDER")
-        if given.get("images"):
-            raise ConfigError("--images draws no captchas: use --check FOLDER, or driver.py to train")
+        for name in ("images", "unlabelled"):
+            if given.get(name):
+                raise ConfigError(f"--{name} draws no captchas: use --check FOLDER, or driver.py to train")
         check_given(Config(**given), given)
         return False
     if given.get("images") or not folder:
@@ -102,10 +103,14 @@ def _write(path: Path, page: str) -> None:
 
 
 def _set_sizes(found: OwnImages, given: Iterable[str]) -> dict[str, str]:
-    """What is in each of the three sets, by its name."""
-    sets = split_images(found.images, found.config, set(given))
+    """What is in each of the sets, by its name."""
+    sets, folds = split_images(found.images, found.config, set(given)), found.config.folds
     folders = {name: f"all of {escape_unprintable(folder)}" for name, folder, _ in found.config.sets}
-    return {name: f"{len(images):,}" if images else folders[name] for name, images in sets.items()}
+    sizes = {name: f"{len(images):,}" if images else folders[name] for name, images in sets.items()}
+    if folds > 1:  # all images are trained on
+        sizes = {name: size for name, size in sizes.items() if sets[name] or f"{name}_folder" in given}
+        sizes["train"] += f" in {folds} folds"
+    return sizes
 
 
 # ---------------------------------------------------------------------- the page

@@ -20,7 +20,7 @@ import numpy as np
 
 from captcha_cnn.files import write_json
 from captcha_cnn.metrics import Metrics
-from captcha_cnn.tf_runtime import error_reason
+from captcha_cnn.tf_runtime import error_reason, load_tensorflow
 from config import CaptchaError, Config, ConfigError, escape_unprintable
 
 FORMAT_VERSION = 2  # of what a checkpoint holds; 1 had no number
@@ -29,6 +29,9 @@ RECORD = "record"  # the tensor that holds format, settings and progress, as JSO
 BEST = "best/"  # begins the names of the best weights, as inference uses them
 INITIAL = "initial/"  # begins the names of the same weights as training has them, to begin another with
 SPLIT = "split.json"  # which of the user's own images is in which set
+READINGS = "readings.csv"  # what the model reads in them
+CROSS_VALIDATION = "cross-validation.json"  # what the models of all folds say
+FOLD = "fold-"  # begins the names of the folders of the models of cross-validation
 MAX_TO_KEEP = 3  # newest checkpoints: where one is damaged, the one before it is used
 
 
@@ -51,6 +54,7 @@ class TrainState:
     round: int = 0  # of self-training; 0 before the first
     round_from: int = 0  # the step from which it trains
     own_labels: list[str] = field(default_factory=list)  # what is trained on of unlabelled images, or ""
+    stages: list[dict[str, Any]] = field(default_factory=list)  # of a fold: readings before and after rounds
     trained: bool = False  # everything is done but the calibration
     finished: bool = False
     seconds: float = 0.0  # since the first step
@@ -220,6 +224,31 @@ def load_latest(folder: str) -> CheckpointData:
     )
 
 
+def newest_of_run(folder: str) -> CheckpointData | None:
+    """The newest checkpoint of a run, or of the models of its cross-validation; None where there is none.
+
+    Its settings are those of the run.
+
+    Raises:
+        CaptchaError: all are damaged, or of another version.
+    """
+    load_tensorflow()
+    if list_checkpoints(folder):
+        return load_latest(folder)
+    for fold in fold_folders(folder):
+        if list_checkpoints(str(fold)):
+            found = load_latest(str(fold))
+            curves = os.path.dirname(found.config.tensorboard_folder)
+            config = replace(found.config, checkpoint_folder=folder, tensorboard_folder=curves)
+            return found._replace(config=config)
+    return None
+
+
+def fold_folders(folder: str) -> list[Path]:
+    """The folders in that one which belong to the models of cross-validation."""
+    return sorted(path for path in Path(folder).glob(f"{FOLD}*") if path.is_dir())
+
+
 def initial_state(dataset_hash: str, config: Config, saved: CheckpointData | None) -> TrainState:
     """The state of a new run, or of the one to resume.
 
@@ -259,12 +288,13 @@ def archive_previous_run(folder: str) -> str | None:
 
     It is `previous`, or `previous-2` and so on where that exists. No run is ever deleted.
     """
-    if not list_checkpoints(folder):
+    if not list_checkpoints(folder) and not fold_folders(folder):
         return None
     places = (Path(folder, f"previous-{n}" if n > 1 else "previous") for n in itertools.count(1))
     place = next(each for each in places if not each.exists())
     place.mkdir()
-    for path in (*(path for _, _, path in checkpoint_files(folder)), Path(folder, SPLIT)):
+    others = *(Path(folder, name) for name in (SPLIT, READINGS, CROSS_VALIDATION)), *fold_folders(folder)
+    for path in (*(path for _, _, path in checkpoint_files(folder)), *others):
         if path.exists():
             path.replace(place / path.name)
     Path(folder, "checkpoint").unlink(missing_ok=True)

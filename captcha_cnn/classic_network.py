@@ -28,8 +28,9 @@ UNITS = 128  # of the fully connected layer
 
 
 def network(x: Any, config: Config, training: Training | None) -> Any:
-    """Logits of each place and character: uint8 [B, H, W] to float32 [B, L, K]."""
-    h = tf.expand_dims(divide_by_255(tf.cast(x, tf.float32)), -1)  # [B, H, W, 1]
+    """Logits of each place and character: uint8 [B, H, W] or [B, H, W, 3] to float32 [B, L, K]."""
+    h = divide_by_255(tf.cast(x, tf.float32))
+    h = h if config.colour else tf.expand_dims(h, -1)  # [B, H, W, 1 or 3]
     for layer, channels in enumerate(CHANNELS, 1):
         with tf.variable_scope(f"conv{layer}"):
             kernel, bias = weights([KERNEL_SIZE, KERNEL_SIZE, int(h.shape[-1]), channels])

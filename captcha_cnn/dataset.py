@@ -23,6 +23,7 @@ from captcha_cnn.images import ImageError, image_for
 from captcha_cnn.labels import (
     BadFile,
     check_folder,
+    image_order,
     is_visible,
     label_in_name,
     labelled_files,
@@ -41,8 +42,30 @@ MAX_BAD_SHOWN = 10  # bad files that are named one by one
 class Dataset(NamedTuple):
     """A captcha set in memory."""
 
-    images: np.ndarray  # uint8 [N, H, W]
+    images: np.ndarray  # uint8 [N, H, W], or [N, H, W, 3] with Config.colour
     labels: np.ndarray  # one-hot, float32 [N, L * K]
+
+
+def no_images(config: Config) -> Dataset:
+    """A set without images."""
+    labels = np.zeros([0, config.max_length * len(config.alphabet)], np.float32)
+    return Dataset(np.zeros([0, *config.image_shape], np.uint8), labels)
+
+
+def label_vector(label: str, config: Config) -> np.ndarray:
+    """The one-hot vector of a label, float32 [L * K]; zeros past its end.
+
+    Raises:
+        CaptchaError: a label that the model cannot have.
+    """
+    shortest, length, alphabet = config.min_length, config.max_length, config.alphabet
+    if not shortest <= len(label) <= length or not set(label) <= set(alphabet):
+        lengths = str(config.char_num).replace("-", " to ")
+        raise CaptchaError(f"a label must be {lengths} characters of {alphabet}, not {label!r}")
+    classes = [alphabet.index(character) for character in image_order(label, alphabet)]
+    vector = np.zeros((length, len(alphabet)), np.float32)
+    vector[np.arange(len(label)), classes] = 1
+    return vector.reshape(-1)
 
 
 def dataset_hash(train: Dataset, validation: Dataset, unlabelled: np.ndarray | None = None) -> str:
@@ -112,7 +135,7 @@ def check_label(label: str, config: Config, checked: Collection[str] = ("char_nu
 
 
 def load_image(path: str | os.PathLike[str], config: Config) -> tuple[np.ndarray, str]:
-    """One labelled image: uint8 [H, W], grayscale, and its label.
+    """One labelled image, as captcha_cnn.images.image_for() makes it, and its label.
 
     Raises:
         ImageError: not an image, damaged, of another size, or no valid label in its name.
@@ -183,7 +206,7 @@ def labels_in_folder(
         raise CaptchaError(
             f"{shown} must be a complete set, but its drawing was interrupted: run generate_captcha.py again"
         )
-    if config.images or labels_file:
+    if config.own_images or labels_file:
         found = labelled_files(folder, labels_file)
         return found.labels, found.bad
     return {name: label_in_name(name) for name in list_image_files(folder)}, []
@@ -202,7 +225,7 @@ def _load_files(
         else:
             images.append(image)
             labels.append(label)
-    shape = (len(images), config.height, config.width)
+    shape = (len(images), *config.image_shape)
     return np.asarray(images, np.uint8).reshape(shape), labels, bad
 
 

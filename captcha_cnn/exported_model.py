@@ -24,15 +24,16 @@ OUTPUTS = ("text", "confidence", "each", "runner_up", "runner_up_confidence")
 CONFIG_KEY = "config"  # ONNX: the key of the metadata; LiteRT: config.json in the ZIP behind the model
 CONFIG_NAMES = ("width", "height", "char_num", "characters")
 SCALING_NAMES = ("stretch", "skip_top", "skip_bottom", "ignore_case")  # stored too for own images
+COLOUR = "colour"  # stored as true for a model that reads colour
 ANY_SIZE = "any_size"  # stored as true there: captcha_cnn.images.image_for() scales images
 PredictFn = Callable[[np.ndarray], tuple[np.ndarray, ...]]
 
 
 def config_json(config: Config) -> str:
     """What a reader needs to know, as JSON."""
-    values, names = config.as_dict(), CONFIG_NAMES + (SCALING_NAMES if config.images else ())
-    stored = {name: values[name] for name in names} | ({ANY_SIZE: True} if config.images else {})
-    return json.dumps(stored, ensure_ascii=False)
+    values, names = config.as_dict(), CONFIG_NAMES + (SCALING_NAMES if config.own_images else ())
+    stored = {name: values[name] for name in names} | ({ANY_SIZE: True} if config.own_images else {})
+    return json.dumps(stored | ({COLOUR: True} if config.colour else {}), ensure_ascii=False)
 
 
 def config_of(values: dict[str, Any]) -> Config:
@@ -51,9 +52,9 @@ def load_exported(path: str, threads: int = 0) -> tuple[Config, PredictFn]:
         path: a file that export.py wrote, .onnx or .tflite.
         threads: how many to use; 0 leaves it to the runtime.
     Returns:
-        The settings; a function from images, uint8 [B, H, W], to text, int32 [B, L] code points with 0
-        past the end, confidence, float32 [B], each, float32 [B, L], runner_up, int32 [B, L], and
-        runner_up_confidence, float32 [B], as captcha_cnn.ctc.Predictions explains them.
+        The settings; a function from images, uint8 [B, H, W] or in colour [B, H, W, 3], to text, int32
+        [B, L] code points with 0 past the end, confidence, float32 [B], each, float32 [B, L], runner_up,
+        int32 [B, L], and runner_up_confidence, float32 [B], as captcha_cnn.ctc.Predictions explains them.
     Raises:
         CaptchaError: no such file, a damaged one, or its runtime is not installed.
     """
@@ -70,7 +71,7 @@ def load_exported(path: str, threads: int = 0) -> tuple[Config, PredictFn]:
     try:
         values, predict = load(content, threads)
         config = config_of(values)
-        predict(np.zeros([1, config.height, config.width], np.uint8))
+        predict(np.zeros([1, *config.image_shape], np.uint8))
     except ImportError as error:
         raise CaptchaError(
             f"{shown} must be read with {error.name or error}, which is not installed: "
@@ -104,7 +105,7 @@ def _load_litert(content: bytes, threads: int) -> tuple[dict[str, Any], PredictF
     with suppress_stderr():  # LiteRT says what it is about to do
         interpreter = Interpreter(model_content=content, num_threads=threads or None)
         run = interpreter.get_signature_runner()
-        run(**{INPUT: np.zeros([1, values["height"], values["width"]], np.uint8)})
+        run(**{INPUT: np.zeros([1, *config_of(values).image_shape], np.uint8)})
     lock = threading.Lock()  # an interpreter is not safe for two threads at once
 
     def predict(images: np.ndarray) -> tuple[np.ndarray, ...]:

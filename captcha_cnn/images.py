@@ -42,11 +42,11 @@ class ImageError(CaptchaError):
 
 
 def image_for(image: ImageSource, config: Config) -> np.ndarray:
-    """One image as the model of that Config sees it, uint8 [H, W], grayscale.
+    """One image as the model of that Config sees it, uint8 [H, W], grayscale; [H, W, 3] with `colour`.
 
     Drawn captchas must have the model's size, and stay as they are to the pixel. A model of own
     images (`--images`) reads images of any size and colours: the rows that are read are made gray by
-    contrast_grayscale(), and scaled and padded by fit_image().
+    contrast_grayscale(), unless it reads colour, and scaled and padded by fit_image().
 
     Args:
         image: as decode_image() takes it.
@@ -54,27 +54,29 @@ def image_for(image: ImageSource, config: Config) -> np.ndarray:
         ImageError: not an image, damaged, or of a size that cannot be used.
     """
     size = config.width, config.height
-    if not config.images:
-        return decode_image(image, size)
+    if not config.own_images:
+        return decode_image(image, size, to_rgb if config.colour else to_grayscale)
     rgb = decode_image(image, convert=to_rgb)
     first = min(round(config.skip_top * len(rgb)), len(rgb) - 1)
     last = max(first + 1, len(rgb) - round(config.skip_bottom * len(rgb)))
-    return fit_image(contrast_grayscale(rgb[first:last]), size, config.stretch)
+    read = rgb[first:last]
+    return fit_image(read if config.colour else contrast_grayscale(read), size, config.stretch)
 
 
 def fit_image(image: np.ndarray, size: tuple[int, int], stretch: float = 1.0) -> np.ndarray:
     """An image scaled to fit into `size`, and padded with its own background.
 
-    The background is the median of the pixels at the border. An image of that size is returned as it is.
+    The background is the median of the pixels at the border, of each colour by itself. An image of that
+    size is returned as it is.
 
     Args:
-        image: uint8 [h, w], grayscale. size: (width, height) of the result, in pixels.
+        image: uint8 [h, w], grayscale, or [h, w, 3]. size: (width, height) of the result, in pixels.
         stretch: horizontal scale divided by vertical scale, for narrow images of many characters.
     Returns:
-        uint8 [H, W], bicubic interpolation.
+        uint8 [H, W] or [H, W, 3], bicubic interpolation.
     """
     width, height = size
-    rows, columns = image.shape
+    rows, columns = image.shape[:2]
     if (columns, rows) == size:
         return image
     vertical = min(height / rows, width / (columns * stretch))
@@ -84,7 +86,8 @@ def fit_image(image: np.ndarray, size: tuple[int, int], stretch: float = 1.0) ->
     )
     scaled = np.asarray(Image.fromarray(image).resize(scaled_size, Image.Resampling.BICUBIC))
     border = np.concatenate([scaled[0], scaled[-1], scaled[:, 0], scaled[:, -1]])
-    fitted = np.full((height, width), round(float(np.median(border))), np.uint8)
+    background = np.median(border, axis=0).round()
+    fitted = np.full((height, width, *image.shape[2:]), background, np.uint8)
     top, left = (height - scaled_size[1]) // 2, (width - scaled_size[0]) // 2
     fitted[top : top + scaled_size[1], left : left + scaled_size[0]] = scaled
     return fitted
@@ -93,7 +96,7 @@ def fit_image(image: np.ndarray, size: tuple[int, int], stretch: float = 1.0) ->
 def decode_image(
     image: ImageSource, size: tuple[int, int] | None = None, convert: Converter | None = None
 ) -> np.ndarray:
-    """One image, uint8 [H, W], grayscale; what is transparent becomes white.
+    """One image, uint8 [H, W], grayscale unless `convert` makes another; what is transparent becomes white.
 
     The size is compared before anything is decoded, so that a small file that claims a huge
     image costs nothing. Of an animation, the first frame is decoded.

@@ -1,7 +1,8 @@
 """Initial weights from an earlier model, of another size, length or alphabet.
 
 Convolutions do not depend on any of these and are taken as they are. The last layer has a row of
-weights for each character, and the rows of characters that both models know are taken.
+weights for each character, and the rows of characters that both models know are taken. Gray and colour
+differ in the kernel of the first convolution alone, and each can begin the other.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from config import CaptchaError, Config, ConfigError, escape_unprintable
 
 SHIPPED = Path(__file__).with_name("weights") / "styles.npz"  # of captchas of many styles
 HEAD = OUTPUT_LAYERS["ctc"]
+FIRST_LAYER = "conv1"  # what the names of its weights begin with
 TEMPERATURE = "inverse_temperature"  # is fitted at the end of a training, which begins with 1
 CONFIG = "config"  # the entry of the file that holds the settings, as JSON
 SIZES = ("height", "channels", "dense")  # settings that the shapes of weights depend on, the alphabet aside
@@ -54,7 +56,7 @@ def find_initial_weights(config: Config) -> InitialWeights | None:
         CaptchaError: there is no such model, or it cannot be begun with.
     """
     automatic = config.start_from == "auto"
-    if config.start_from == "none" or (automatic and (not config.images or config.network == "classic")):
+    if config.start_from == "none" or (automatic and (not config.own_images or config.network == "classic")):
         return None
     if automatic:
         return read_weights(SHIPPED)
@@ -115,7 +117,7 @@ def read_weights(path: Path) -> InitialWeights:
 
 
 def adapt(initial: InitialWeights, config: Config, fresh: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Those weights for another alphabet.
+    """Those weights for another alphabet, and for gray or colour.
 
     Args:
         fresh: random weights of the new model, by name; the rows of new characters stay as they are there.
@@ -129,12 +131,13 @@ def adapt(initial: InitialWeights, config: Config, fresh: dict[str, np.ndarray])
             f"initial weights must be of a model with {_names(sizes)}, but those of {initial.source} are of "
             f"{_names(initial.sizes)}: leave out --height, --channels and --dense, or use --start-from none"
         )
+    found = {name: fit_colours(name, values, fresh) for name, values in initial.weights.items()}
     classes = len(initial.characters) + 1
     expected = {
         name: (*values.shape[:-1], classes) if name.startswith(HEAD) else values.shape
         for name, values in fresh.items()
     }
-    if expected != {name: values.shape for name, values in initial.weights.items()}:
+    if expected != {name: values.shape for name, values in found.items()}:
         raise CaptchaError(
             f"initial weights must be of this version of the program, but those of {initial.source} are of "
             "another: use --start-from none"
@@ -143,12 +146,29 @@ def adapt(initial: InitialWeights, config: Config, fresh: dict[str, np.ndarray])
     known = [(i, old_rows[c]) for i, c in enumerate(config.alphabet) if c in old_rows]
     new, old = np.array([*known, (len(config.alphabet), len(initial.characters))]).T  # the blank is last
     adapted = {}
-    for name, values in initial.weights.items():
+    for name, values in found.items():
         adapted[name] = fresh[name] if name == TEMPERATURE else values
         if name.startswith(HEAD):
             adapted[name] = fresh[name].copy()
             adapted[name][..., new] = values[..., old]
     return adapted
+
+
+def fit_colours(name: str, values: np.ndarray, fresh: dict[str, np.ndarray]) -> np.ndarray:
+    """A kernel of the first convolution, float32 [5, 5, 1 or 3, C], for as many colours as in `fresh`.
+
+    A third of a gray kernel for each colour: a gray image in RGB gives the same features as in gray. The
+    sum of a colour kernel: so does a gray image of the gray model that it becomes. All else stays.
+    """
+    expected = fresh[name].shape if name in fresh else ()
+    if not name.startswith(FIRST_LAYER) or values.ndim != 4 or len(expected) != 4:
+        return values
+    if (values.shape[2], expected[2]) == (1, 3):
+        return np.repeat(values / 3, 3, axis=2)
+    if (values.shape[2], expected[2]) == (3, 1):
+        total: np.ndarray = values.sum(axis=2, keepdims=True)
+        return total
+    return values
 
 
 def _names(sizes: dict[str, int]) -> str:
@@ -157,8 +177,8 @@ def _names(sizes: dict[str, int]) -> str:
 
 def load_initial_weights(
     session: Any, averages: dict[str, Any], initial: InitialWeights, config: Config
-) -> None:
-    """Give the variables of the graph those weights, the moving averages too.
+) -> str:
+    """Give the variables of the graph those weights, the moving averages too; a line says which they are.
 
     Args:
         averages: the averaged variables, by the name of the trained ones.
@@ -171,7 +191,4 @@ def load_initial_weights(
         for variable in {trained[name], averages[name]}:
             variable.load(values, session)
     known = len(set(initial.characters) & set(config.alphabet))
-    print(
-        f"Initial weights: {initial.source}, which have {known} of the {len(config.alphabet)} characters",
-        flush=True,
-    )
+    return f"Initial weights: {initial.source}, which have {known} of the {len(config.alphabet)} characters"

@@ -21,7 +21,7 @@ from PIL import Image
 
 from captcha_cnn.dataset import check_label, report_left_out
 from captcha_cnn.images import ImageError, decode_image, to_rgb
-from captcha_cnn.labels import BadFile, labelled_files, mixes_directions, normalize_label
+from captcha_cnn.labels import BadFile, labelled_files, list_files, mixes_directions, normalize_label
 from captcha_cnn.parallel import parallel_map
 from config import CaptchaError, Config, ConfigError, escape_unprintable
 
@@ -32,6 +32,9 @@ ONE_COLOUR = 16  # largest difference of pixels that are taken as of one colour,
 MAX_USED_ROWS = 0.5  # of the height: where less is used by the images, only that is read
 MIN_IMAGES = 10  # different ones that a training needs
 MIN_STEPS = 2000  # about, from initial weights; as many more as there are images
+FEW_IMAGES = 200  # with less, cross-validation takes the place of validation and test images
+FOLDS = 5
+FEW_IMAGES_STEPS = 300  # and 4 for each image: the number is fixed, no validation result ends training
 MIN_LENGTH_SHARE = 1 / 200  # of the labels; a length that fewer have is taken as a mistake
 MIN_CHARACTER_SHARE = 1 / 50  # of the average character's count; one with less is taken as a mistake
 MAX_STRETCH, MAX_WIDTH = 10.0, 4096  # of Config
@@ -66,14 +69,16 @@ def check_given(config: Config, given: Collection[str]) -> None:
     Args:
         given: names of the settings that the user names.
     """
-    alone = (
-        {"train_folder", "generate_num"} if config.images else {"labels", "unlabelled", "stretch", *SKIPPED}
-    )
+    alone = {"train_folder", "generate_num"} if config.own_images else {"stretch", *SKIPPED}
+    if not config.images:
+        alone |= {"labels", "folds"} | ({"validation_folder"} if config.unlabelled else set())
     for name in sorted(alone & set(given)):
         if getattr(config, name) == getattr(Config, name):
             continue
-        expected = "is split into the three sets" if config.images else "is missing"
-        raise ConfigError(f"{name} must be left out, since --images FOLDER {expected}")
+        reason = "--images FOLDER is missing"
+        if name in ("train_folder", "generate_num"):
+            reason = "--images FOLDER is split into the three sets" if config.images else "nothing is drawn"
+        raise ConfigError(f"{name} must be left out, since {reason}")
     for name in ("validation_folder", "test_folder"):
         if config.images and name in given and is_inside(getattr(config, name), config.images):
             raise ConfigError(
@@ -142,6 +147,37 @@ def find_images(config: Config, given: Collection[str] = ()) -> OwnImages:
             flush=True,
         )
     return OwnImages(config, images, copies, left_out, found.unlabelled, found.source)
+
+
+def find_unlabelled(config: Config, given: Collection[str]) -> OwnImages:
+    """The settings for a folder `config.unlabelled` where no image is labelled.
+
+    Args:
+        given: names of the settings that the user names; characters and lengths must be among them.
+    Raises:
+        CaptchaError: something is missing that labels would say, or the folder has few usable images.
+    """
+    shown = escape_unprintable(config.unlabelled)
+    if missing := {"characters", "char_num"} - set(given):
+        raise ConfigError(
+            f"{' and '.join(sorted(missing))} must be named where no image is labelled, such as --characters "
+            "0123456789 --char-num 4: name them, or labelled images with --images"
+        )
+    if config.start_from == "none" or config.network == "classic":
+        raise ConfigError(
+            "initial weights must read the images where none is labelled: leave out --start-from none and "
+            "--network classic, or name labelled images with --images"
+        )
+    paths = list_files(config.unlabelled)[:SERIAL_LIMIT]
+    images, _ = _decode_all(config.unlabelled, dict.fromkeys(paths, ""))
+    if len(images) < MIN_IMAGES:
+        raise CaptchaError(
+            f"{shown} must hold at least {MIN_IMAGES} images, but holds {len(images) or 'none'} that can be "
+            "used: put more there"
+        )
+    found = _geometry(images, config, set(given), config.max_length) | {"print_per_batch": 200}
+    config = replace(config, **{name: value for name, value in found.items() if name not in given})
+    return OwnImages(config, [], {}, [], 0, "")
 
 
 def _decode_all(folder: str, labels: Mapping[str, str]) -> tuple[list[OwnImage], list[BadFile]]:
@@ -266,6 +302,23 @@ def _settings(images: Sequence[OwnImage], config: Config, given: set[str]) -> di
         )
     shortest, longest = min(map(len, labels)), max(map(len, labels))
     found: dict[str, Any] = {"characters": characters, "char_num": f"{shortest}-{longest}"}
+    found |= _geometry(images, config, given, longest if "char_num" not in given else config.max_length)
+    folds = found["folds"] = number_of_folds(len(images), config, given)
+    if config.start_from != "none":
+        steps = FEW_IMAGES_STEPS + 4 * len(images) if folds > 1 else MIN_STEPS + len(images)
+        found["Epoch"] = math.ceil(steps * config.batch_size / len(images))
+    if folds > 1:
+        found["print_per_batch"] = 200
+    return {name: value for name, value in found.items() if name not in given or name == "folds"}
+
+
+def _geometry(images: Sequence[OwnImage], config: Config, given: set[str], length: int) -> dict[str, Any]:
+    """Which rows are read, and at which size.
+
+    Args:
+        length: the most characters of an image.
+    """
+    found: dict[str, Any] = {}
     if given & {*SKIPPED}:  # what is found for the other one may leave no row
         skipped = config.skip_top, config.skip_bottom
     else:
@@ -274,14 +327,35 @@ def _settings(images: Sequence[OwnImage], config: Config, given: set[str]) -> di
     height = config.height
     aspects = sorted(width / height / used for width, height in (image.size for image in images))
     aspect = aspects[math.ceil(WIDEST_SHARE * len(aspects)) - 1]
-    length = longest if "char_num" not in given else config.max_length
     needed = MIN_CHAR_WIDTH * length
     found["stretch"] = min(MAX_STRETCH, max(1.0, needed / (height * aspect)))
     stretch = config.stretch if "stretch" in given else found["stretch"]
     found["width"] = min(MAX_WIDTH, max(round(height * aspect * stretch), needed))
-    if config.start_from != "none":
-        found["Epoch"] = math.ceil((MIN_STEPS + len(images)) * config.batch_size / len(images))
-    return {name: value for name, value in found.items() if name not in given}
+    return found
+
+
+def number_of_folds(count: int, config: Config, given: set[str]) -> int:
+    """In how many parts so many images are split for cross-validation; 1 for none.
+
+    Raises:
+        ConfigError: cross-validation is asked for where it cannot be.
+    """
+    others = {
+        "--network classic": config.network == "classic",
+        "--start-from none": config.start_from == "none",
+        "--validation-folder": "validation_folder" in given,
+    }
+    reasons = [name for name, holds in others.items() if holds]
+    if config.folds > 1 and reasons:
+        raise ConfigError(
+            f"folds must be left out with {reasons[0]}: validation images end such a training, and "
+            "cross-validation has none"
+        )
+    if config.folds > count:
+        raise ConfigError(f"folds must be at most the number of images, {count}, not {config.folds}")
+    if config.folds:
+        return config.folds
+    return 1 if reasons or count >= FEW_IMAGES else FOLDS
 
 
 def _unused_rows(images: Sequence[OwnImage]) -> tuple[float, float]:

@@ -10,19 +10,20 @@ import functools
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from captcha_cnn.checkpoint import SPLIT
-from captcha_cnn.dataset import Dataset
+from captcha_cnn.dataset import Dataset, no_images
 from captcha_cnn.images import ImageError, image_for
 from captcha_cnn.labels import FILE_NAMES, labelled_files, normalize_label
-from captcha_cnn.own_images import SERIAL_LIMIT, OwnImage, OwnImages, is_inside
+from captcha_cnn.own_images import SERIAL_LIMIT, OwnImage, OwnImages, describe, is_inside
 from captcha_cnn.parallel import parallel_map
-from captcha_cnn.self_training import load_unlabelled
+from captcha_cnn.progress import log
+from captcha_cnn.self_training import ROUNDS, load_unlabelled
 from config import CaptchaError, Config, escape_unprintable
 
 HELD_OUT_SHARE = 0.1  # of the images for validation, and as many for test
@@ -44,15 +45,27 @@ class OwnSets(NamedTuple):
 
     record: dict[str, Any]  # which file is in which set
     unlabelled: np.ndarray | None  # uint8 [N, H, W]
+    rounds: int = ROUNDS  # of self-training, at most
+    temperatures: Sequence[float] = ()  # from cross-validation: before and after each round
+    models_left: int = 0  # that are to be trained after this one, as long as it
+    is_first: bool = True  # of the models that are trained
+
+
+NO_OWN_SETS = OwnSets({}, None)  # of drawn captchas
 
 
 def load_own_sets(found: OwnImages, given: Collection[str], reader: Reader) -> tuple[list[Dataset], OwnSets]:
-    """The three sets of images that were found, what is recorded of them, and the unlabelled images."""
+    """The three sets of images that were found, what is recorded of them, and the unlabelled images.
+
+    Says what was found.
+    """
+    if found.config.images:
+        log(describe(found))
     data, record = load_split(found, given, reader)
     if not found.config.unlabelled:
         return data, OwnSets(record, None)
     folder, images = found.config.unlabelled, found.config.images
-    if found.source == FILE_NAMES and is_inside(folder, images):
+    if images and found.source == FILE_NAMES and is_inside(folder, images):
         raise CaptchaError(
             f"{escape_unprintable(folder)} must lie outside of {escape_unprintable(images)}, all of whose "
             "images, in sub-folders too, have labels in their names: move it, or write labels.csv"
@@ -64,7 +77,7 @@ def load_own_sets(found: OwnImages, given: Collection[str], reader: Reader) -> t
 def split_images(
     images: Sequence[OwnImage], config: Config, given: Collection[str]
 ) -> dict[str, list[OwnImage]]:
-    """The images of each set, by its name; no image is in two.
+    """The images of each set, by its name; no image is in two. All are trained on with cross-validation.
 
     They are sorted by a hash of the seed and their pixels. A validation or test folder that the user
     names takes the place of that set.
@@ -72,7 +85,7 @@ def split_images(
     order = sorted(
         images, key=lambda image: hashlib.sha256(f"{config.seed} {image.digest}".encode()).digest()
     )
-    count = max(1, round(HELD_OUT_SHARE * len(order)))
+    count = 0 if config.folds > 1 else max(1, round(HELD_OUT_SHARE * len(order)))
     sets, begin = {}, 0
     for name in ("validation", "test"):
         end = begin if f"{name}_folder" in given else begin + count
@@ -88,12 +101,17 @@ def load_split(
     An image that a folder named for validation or test has too is left out of the others.
     """
     config, sets = found.config, split_images(found.images, found.config, given)
-    from_folders = {name: reader.load_set(folder) for name, folder, _ in config.sets if not sets[name]}
+    from_folders = {
+        name: reader.load_set(folder) for name, folder, _ in config.sets if f"{name}_folder" in given
+    }
     seen = {image.tobytes() for data in from_folders.values() for image in data.images}
     data = {}
     for name in SETS:
         if name in from_folders:
             data[name] = from_folders[name]
+            continue
+        if not sets[name]:
+            data[name] = no_images(config)
             continue
         loaded = load_labelled({image.path: image.label for image in sets[name]}, config, reader)
         kept = np.array([image.tobytes() not in seen for image in loaded.images])
@@ -104,20 +122,22 @@ def load_split(
                 f"{escape_unprintable(config.images)} must hold other images than the folders named for "
                 "validation and test, but all are there too: name other folders"
             )
-    return [data[name] for name in SETS], _record(sets, found)
+    return [data[name] for name in SETS], _record(sets, found, from_folders)
 
 
-def _record(sets: Mapping[str, Sequence[OwnImage]], found: OwnImages) -> dict[str, Any]:
+def _record(
+    sets: Mapping[str, Sequence[OwnImage]], found: OwnImages, from_folders: Iterable[str]
+) -> dict[str, Any]:
     """Which file is in which set, in the order of training; a set from another folder has none.
 
     Copies of an image are in no set, and are named beside it.
     """
     config = found.config
-    record: dict[str, Any] = {"images": os.path.abspath(config.images), "seed": config.seed}
+    record: dict[str, Any] = {"images": config.images and os.path.abspath(config.images), "seed": config.seed}
     record["labels"] = config.labels and os.path.abspath(config.labels)
     for name in SETS:
         record[name] = [image.path for image in sets[name]]
-    return record | {"copies": found.copies}
+    return record | {"copies": found.copies, "from folders": list(from_folders)}
 
 
 def load_labelled(labels: Mapping[str, str], config: Config, reader: Reader) -> Dataset:
@@ -167,6 +187,7 @@ class Split(NamedTuple):
     labels: str  # absolute path of the file that names the labels, or ""
     sets: dict[str, list[str]]  # paths inside the folder, by the name of the set
     unlabelled: list[str]  # paths inside the folder of unlabelled images
+    from_folders: list[str]  # the sets that are read from folders of their own
 
 
 def read_split(checkpoint_folder: str) -> Split | None:
@@ -180,7 +201,8 @@ def read_split(checkpoint_folder: str) -> Split | None:
         record = json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
         sets = {name: list(map(str, record[name])) for name in SETS}
         unlabelled = list(map(str, record.get("unlabelled", [])))
-        return Split(str(record["images"]), str(record["labels"]), sets, unlabelled)
+        from_folders = record.get("from folders", [name for name in SETS if not sets[name]])
+        return Split(str(record["images"]), str(record["labels"]), sets, unlabelled, from_folders)
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError):
@@ -201,7 +223,7 @@ def reload_sets(config: Config, reader: Reader) -> tuple[list[Dataset], OwnSets]
             f"{escape_unprintable(config.checkpoint_folder)} must hold {SPLIT} to resume a run with "
             "--images, but does not: bring it back, or train anew without --resume"
         )
-    found = labelled_files(config.images, config.labels).labels
+    found = labelled_files(config.images, config.labels).labels if config.images else {}
     data = []
     for name, folder, _ in config.sets:
         paths = split.sets[name]
@@ -212,6 +234,9 @@ def reload_sets(config: Config, reader: Reader) -> tuple[list[Dataset], OwnSets]
                 "without --resume"
             )
         labels = {path: normalize_label(found[path], config.ignore_case) for path in paths}
-        data.append(load_labelled(labels, config, reader) if paths else reader.load_set(folder))
+        if name in split.from_folders:
+            data.append(reader.load_set(folder))
+        else:
+            data.append(load_labelled(labels, config, reader) if paths else no_images(config))
     own = load_recorded(config.unlabelled, split.unlabelled, config) if split.unlabelled else None
-    return data, OwnSets({}, own)
+    return data, OwnSets(split.sets, own)

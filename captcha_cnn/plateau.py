@@ -9,21 +9,18 @@ after them the user's images are learned in a few hundred steps.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from collections.abc import Iterator
 
 import numpy as np
 
 from captcha_cnn.batches import Batch, NextBatch, batches_from
 from captcha_cnn.checkpoint import TrainState
-from captcha_cnn.dataset import Dataset
+from captcha_cnn.dataset import Dataset, label_vector
 from captcha_cnn.labels import image_order
 from captcha_cnn.metrics import Metrics
 from captcha_cnn.progress import at_chance_level, chance_loss
 from captcha_cnn.styles import STYLE_CHARACTERS, draw_styles
 from config import Config
-
-LabelVector: TypeAlias = Callable[[str], np.ndarray]
 
 PLATEAU_STEPS = 500  # after which a run on the plateau is helped
 PLATEAU_SHARE = 0.6  # of the loss of guessing; a network that reads has less than a third
@@ -43,13 +40,14 @@ def on_plateau(metrics: Metrics | None, config: Config) -> bool:
 def needs_help(state: TrainState, config: Config) -> bool:
     """Whether the run has sat on the plateau for PLATEAU_STEPS and was not helped yet."""
     sits = state.step >= PLATEAU_STEPS and state.last_eval_step == state.step
-    return config.network == "ctc" and state.drawn_from < 0 and sits and on_plateau(state.best, config)
+    can_be_helped = config.network == "ctc" and not config.fixed_length and state.drawn_from < 0
+    return can_be_helped and sits and on_plateau(state.best, config)
 
 
 def patience_counts(state: TrainState, config: Config) -> bool:
     """Whether stagnant steps may end the training: not while it is on the plateau and can be helped."""
-    if state.round:
-        return False  # a round of self-training has a fixed number of steps
+    if state.round or config.fixed_length:
+        return False  # as a round of self-training has
     if not on_plateau(state.best, config):
         return True
     if config.network == "classic":
@@ -59,7 +57,7 @@ def patience_counts(state: TrainState, config: Config) -> bool:
 
 def warning_is_due(state: TrainState, metrics: Metrics, config: Config) -> bool:
     """Whether the run is at chance level, and nothing is left that could help it."""
-    helped = config.network == "classic" or state.drawn_from >= 0
+    helped = config.network == "classic" or config.fixed_length or state.drawn_from >= 0
     return helped and state.step >= drawn_end(state) + PLATEAU_STEPS and at_chance_level(metrics, config)
 
 
@@ -87,18 +85,18 @@ def steps_left(state: TrainState, config: Config, total: int) -> int:
 
 
 def scheduled_batches(
-    state: TrainState, train: Dataset, config: Config, next_batch: NextBatch, label2vec: LabelVector
+    state: TrainState, train: Dataset, config: Config, next_batch: NextBatch
 ) -> Iterator[Batch]:
     """The batches from the present step on; drawn captchas first where the run is being helped."""
     end, drawn = drawn_end(state), iter(list[Batch]())
     if state.step < end:
-        captchas = draw_for(config, label2vec)
+        captchas = draw_for(config)
         coming = batches_from(state.step - state.drawn_from, captchas, config, next_batch)
         drawn = itertools.islice(coming, end - state.step)
     return itertools.chain(drawn, batches_from(own_steps(state), train, config, next_batch))
 
 
-def draw_for(config: Config, label2vec: LabelVector) -> Dataset:
+def draw_for(config: Config) -> Dataset:
     """Captchas of many styles with the alphabet, lengths and size of a Config.
 
     Characters that no font here has are drawn as others that are not in the alphabet: what
@@ -111,4 +109,7 @@ def draw_for(config: Config, label2vec: LabelVector) -> Dataset:
     size = config.width, config.height
     images, labels = draw_styles(DRAWN_IMAGES, config.seed, "".join(drawn_as), lengths, size)
     texts = ["".join(drawn_as[c] for c in label) for label in labels]
-    return Dataset(images, np.stack([label2vec(image_order(text, config.alphabet)) for text in texts]))
+    if config.colour:
+        images = np.broadcast_to(images[..., None], (*images.shape, 3))  # all three the same: takes no memory
+    in_order = [image_order(text, config.alphabet) for text in texts]
+    return Dataset(images, np.stack([label_vector(text, config) for text in in_order]))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 import time
 from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from captcha_cnn.checkpoint import TrainState
+from captcha_cnn.checkpoint import READINGS, TrainState
 from captcha_cnn.cli import next_command, shell_command
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.metrics import Metrics, accuracy_line
@@ -87,11 +88,13 @@ def sizes_line(*sets: Dataset) -> str:
     return "Images for train :{}, for validation : {}, for test : {}".format(*(len(x.images) for x in sets))
 
 
-def status_line(step: int, train: Metrics, validation: Metrics, improved: bool) -> str:
-    """The classic line, with the whole captchas of validation added."""
+def status_line(step: int, train: Metrics, validation: Metrics | None, improved: bool) -> str:
+    """The classic line, with the whole captchas of validation added, where there is validation."""
+    line = f"Step {step:>5}, train_acc: {train.accuracy:>7.2%}, train_loss: {train.loss:>5.2f}"
+    if not validation:
+        return line
     return (
-        f"Step {step:>5}, train_acc: {train.accuracy:>7.2%}, train_loss: {train.loss:>5.2f}, "
-        f"val_acc: {validation.accuracy:>7.2%}, val_loss: {validation.loss:>5.2f}, "
+        f"{line}, val_acc: {validation.accuracy:>7.2%}, val_loss: {validation.loss:>5.2f}, "
         f"improved:{'*' if improved else ' '}, val_captcha_acc: {validation.captcha_accuracy:>7.2%}"
     )
 
@@ -135,12 +138,15 @@ def closing_lines(state: TrainState, config: Config) -> str:
     folder, labelled = config.checkpoint_folder, config.test_folder
     if config.images and labelled == Config.test_folder:  # it is a part of them
         labelled = config.images
+    mistakes = next_command("predict.py", config, "--labelled", labelled)
+    if config.folds > 1 and labelled == config.images:  # all were trained on
+        mistakes = escape_unprintable(os.path.join(folder, READINGS))
     return "\n".join(
         [
             f"{state.step} steps in {duration(state.seconds)}, {duration(state.training_seconds)} of it "
             f"training; the best weights, of step {state.best_step}, are in {escape_unprintable(folder)}",
             f"Read a captcha:   {next_command('predict.py', config, 'captcha.png')}",
-            f"See its mistakes: {next_command('predict.py', config, '--labelled', labelled)}",
+            f"See its mistakes: {mistakes}",
             f"Watch the curves: {shell_command('tensorboard', '--logdir', config.tensorboard_folder)}",
         ]
     )

@@ -86,7 +86,7 @@ def write_html_report(
     """Write the report as one page, `index.html`, that needs no other file; its path.
 
     Args:
-        images: uint8 [H, W] of the first MAX_ON_PAGE mistakes, in their order.
+        images: uint8 [H, W] or [H, W, 3] of the first MAX_ON_PAGE mistakes, in their order.
         names: the file names of all images.
     Raises:
         CaptchaError: the template engine is not installed.

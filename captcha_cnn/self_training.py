@@ -21,9 +21,9 @@ import numpy as np
 from captcha_cnn import plateau
 from captcha_cnn.augment import FULL_STRENGTH_EPOCHS
 from captcha_cnn.batches import Batch, NextBatch, batches_from, steps_per_epoch
-from captcha_cnn.calibration import fit_temperature
+from captcha_cnn.calibration import fit_temperature, set_temperature
 from captcha_cnn.checkpoint import TrainState
-from captcha_cnn.dataset import Dataset, report_left_out
+from captcha_cnn.dataset import Dataset, label_vector, no_images, report_left_out
 from captcha_cnn.images import ImageError, image_for
 from captcha_cnn.labels import LABELS_FILES, BadFile, image_order, list_files
 from captcha_cnn.parallel import parallel_map
@@ -32,9 +32,9 @@ from captcha_cnn.tf_runtime import batch_slices
 from config import CaptchaError, Config, escape_unprintable
 
 ROUNDS = 3  # at most
-ROUND_STEPS = 600
-MIN_CONFIDENCE = 0.9  # of a text that is trained on
-MAX_IMAGES = 20_000  # that are read; about 10 kB of memory each
+ROUND_STEPS = 200
+MIN_CONFIDENCE = 0.5  # of a text that is trained on
+MAX_IMAGES = 20_000  # that are read; about 10 kB of memory each, in colour 30 kB
 SERIAL_LIMIT = 1000  # images that one process decodes before others have started to help
 
 
@@ -99,26 +99,36 @@ def _decode_part(config: Config, paths: Sequence[str]) -> list[np.ndarray | BadF
 # ---------------------------------------------------------------------- rounds
 
 
-def round_is_due(state: TrainState, config: Config) -> bool:
-    """Whether a round is to come: the model has learned something, and the last round has helped."""
-    if not config.unlabelled or plateau.on_plateau(state.best, config):
+def round_is_due(state: TrainState, config: Config, rounds: int) -> bool:
+    """Whether a round is to come: the model has learned something, and the last round has helped.
+
+    Args:
+        rounds: at most so many.
+    """
+    if not config.unlabelled or state.round >= rounds:
         return False
-    return state.round == 0 or (state.round < ROUNDS and state.best_step > state.round_from)
+    if config.fixed_length and (state.round or not config.images):
+        return state.round == 0 or any(state.own_labels)
+    if plateau.on_plateau(state.best, config):
+        return False
+    return state.round == 0 or state.best_step > state.round_from
 
 
 def read_labels(
-    session: Any, model: Any, unlabelled: np.ndarray, validation: Dataset, config: Config
+    session: Any, model: Any, unlabelled: np.ndarray, calibration: Dataset | float, config: Config
 ) -> list[str]:
     """What the model reads in unlabelled images, in the order of the image; empty where it is unsure.
 
-    Confidences are calibrated on the validation images for it.
-
     Args:
         model: cnn_model.CNN. unlabelled: uint8 [N, H, W].
+        calibration: the temperature of the confidences, or labelled images to fit it on.
     """
     texts = []
     try:
-        fit_temperature(session, model, *validation)
+        if isinstance(calibration, Dataset):
+            fit_temperature(session, model, *calibration)
+        else:
+            set_temperature(session, model, calibration)
         for part in batch_slices(len(unlabelled)):
             fetches = [model.predictions.chars, model.predictions.confidence]
             chars, confidences = session.run(fetches, {model.x: unlabelled[part]})
@@ -126,14 +136,23 @@ def read_labels(
                 text = "".join(config.alphabet[k] for k in classes if k >= 0)
                 texts.append(text if confidence >= MIN_CONFIDENCE else "")
     finally:  # an interrupted run is saved as it was
-        model.weights["inverse_temperature"].load(1.0, session)
+        set_temperature(session, model, 1.0)
     return texts
 
 
-def start_round(state: TrainState, labels: list[str]) -> str:
-    """Note that a round begins with these labels; what is said about it."""
+def start_round(state: TrainState, labels: list[str], config: Config) -> str:
+    """Note that a round begins with these labels; what is said about it.
+
+    Raises:
+        CaptchaError: no image is labelled by anyone.
+    """
     state.round, state.round_from, state.own_labels = state.round + 1, state.step, labels
     count, sure = sum(map(bool, labels)), f"read with a confidence of at least {MIN_CONFIDENCE:.0%}"
+    if not count and not config.images:
+        raise CaptchaError(
+            f"{escape_unprintable(config.unlabelled)} must hold images that the initial weights can read, "
+            f"but none is {sure}: label some, and name them with --images"
+        )
     if not count:
         return f"Self-training ends: none of {len(labels):,} images without labels is {sure}"
     return (
@@ -142,10 +161,10 @@ def start_round(state: TrainState, labels: list[str]) -> str:
     )
 
 
-def log_summary(state: TrainState) -> None:
+def log_summary(state: TrainState, config: Config) -> None:
     """Say whether the rounds have helped, where there were any."""
     first = state.round_from - ROUND_STEPS * (state.round - 1)
-    if not any(state.own_labels):
+    if not any(state.own_labels) or config.fixed_length:  # there, cross-validation says it
         return
     if state.best_step <= first:
         log("Self-training did not help: the weights before it are kept, whose validation result is the best")
@@ -153,8 +172,17 @@ def log_summary(state: TrainState) -> None:
         log(f"Self-training helped: the best weights are {state.best_step - first} steps after its beginning")
 
 
-def steps_left(state: TrainState, config: Config, total: int) -> int:
-    """Steps until this round ends, or the training on labelled images, as plateau.steps_left() says."""
+def steps_left(state: TrainState, config: Config, total: int, rounds: int, models_left: int) -> int:
+    """Steps until this round ends, or the training on labelled images, as plateau.steps_left() says.
+
+    Where their number is fixed, those of all rounds and of the models to come are counted.
+
+    Args:
+        total: steps of all epochs on the training images.
+    """
+    if config.fixed_length:
+        steps_of_model = total + rounds * ROUND_STEPS * bool(config.unlabelled)
+        return (1 + models_left) * steps_of_model - state.step
     if state.round:
         return state.round_from + ROUND_STEPS - state.step
     return plateau.steps_left(state, config, total)
@@ -165,29 +193,43 @@ def scheduled_batches(
     sets: tuple[Dataset, np.ndarray | None],
     config: Config,
     next_batch: NextBatch,
-    label2vec: plateau.LabelVector,
 ) -> Iterator[Batch]:
     """The batches from the present step on: those of a round, or of the training on labelled images.
 
     Args:
-        sets: the labelled images, and the unlabelled ones, uint8 [N, H, W].
+        sets: the labelled images, of which there may be none, and the unlabelled ones, uint8 [N, H, W].
     """
     train, unlabelled = sets
-    if not state.round or unlabelled is None:
-        return plateau.scheduled_batches(state, train, config, next_batch, label2vec)
+    if state.round:
+        own = own_labelled(state, unlabelled, config)
+        return mixed_batches(state, [each for each in (train, own) if len(each.images)], config, next_batch)
+    if not len(train.images):
+        return iter(())
+    return plateau.scheduled_batches(state, train, config, next_batch)
+
+
+def own_labelled(state: TrainState, unlabelled: np.ndarray | None, config: Config) -> Dataset:
+    """The unlabelled images that the model has labelled, and these labels.
+
+    Args:
+        unlabelled: uint8 [N, H, W].
+    """
     chosen = [i for i, text in enumerate(state.own_labels) if text]
-    vectors = [label2vec(image_order(state.own_labels[i], config.alphabet)) for i in chosen]
-    return mixed_batches(state, (train, Dataset(unlabelled[chosen], np.stack(vectors))), config, next_batch)
+    if unlabelled is None or not chosen:
+        return no_images(config)
+    texts = [image_order(state.own_labels[i], config.alphabet) for i in chosen]
+    vectors = [label_vector(text, config) for text in texts]
+    return Dataset(unlabelled[chosen], np.stack(vectors))
 
 
 def mixed_batches(
     state: TrainState,
-    sets: tuple[Dataset, Dataset],
+    sets: Sequence[Dataset],
     config: Config,
     next_batch: NextBatch,
 ) -> Iterator[Batch]:
-    """The batches of a round from the present step on: half of each is from the first set."""
-    half = replace(config, batch_size=max(1, config.batch_size // 2), Epoch=10**9)
+    """The batches of a round from the present step on: of two sets, half of each is from the first."""
+    half = replace(config, batch_size=max(1, config.batch_size // len(sets)), Epoch=10**9)
     done = state.step - state.round_from
     halves = [
         batches_from(
@@ -198,5 +240,6 @@ def mixed_batches(
         )
         for number, data in enumerate(sets)
     ]
-    for (_, x, y), (_, own_x, own_y) in itertools.islice(zip(*halves, strict=False), ROUND_STEPS - done):
-        yield state.epoch, np.concatenate([x, own_x]), np.concatenate([y, own_y])
+    for parts in itertools.islice(zip(*halves, strict=False), ROUND_STEPS - done):
+        _, x, y = zip(*parts, strict=True)
+        yield state.epoch, np.concatenate(x), np.concatenate(y)

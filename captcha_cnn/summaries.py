@@ -56,10 +56,12 @@ class SummaryWriter:
             writer.flush()
 
     def add_metrics(
-        self, step: int, batch: Metrics, validation: Metrics, others: Mapping[str, float]
+        self, step: int, batch: Metrics, validation: Metrics | None, others: Mapping[str, float]
     ) -> None:
         """A point of each curve of a training; `others` are of the training alone."""
-        self.add_scalars(step, {**batch.as_scalars(), **others}, validation.as_scalars())
+        self.add_scalars(
+            step, {**batch.as_scalars(), **others}, validation.as_scalars() if validation else {}
+        )
 
     def add_images(self, step: int, images: Mapping[str, Image.Image]) -> None:
         """Images of the validation set's state, by tag."""
@@ -86,7 +88,7 @@ def summary_images(
     """What TensorBoard shows of an evaluated set: the confusion matrix, and the captchas with the most loss.
 
     Args:
-        images: uint8 [N, H, W]. labels: one-hot, float32 [N, L * K].
+        images: uint8 [N, H, W] or [N, H, W, 3]. labels: one-hot, float32 [N, L * K].
     """
     alphabet = np.array([*config.alphabet, ""])  # the last, -1, past the end
     one_hot = labels.reshape(-1, config.max_length, len(config.alphabet))
@@ -106,10 +108,10 @@ def draw_worst_predictions(images: np.ndarray, labels: Sequence[str], texts: Seq
     """Captchas beside each other, under each its label and what was read, red where that is wrong.
 
     Args:
-        images: uint8 [N, H, W], the worst first; MAX_WORST of them are shown.
+        images: uint8 [N, H, W] or [N, H, W, 3], the worst first; MAX_WORST of them are shown.
     """
     shown = list(zip(images, labels, texts, strict=True))[:MAX_WORST]
-    height, width = images.shape[1:]
+    height, width = images.shape[1:3]
     font = ImageFont.load_default(14)
     across = max(width, *(int(font.getlength(caption(a, b))) for _, a, b in shown)) + 10
     down = height + 30

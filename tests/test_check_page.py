@@ -58,7 +58,7 @@ def test_the_command_says_what_training_would_find_and_needs_no_tensorflow(mine)
         "  Characters: 4, abcd",
         "  Lengths:    3 (70)",
         "  Sizes:      40x20 px (70); read at 120x60 px",
-        "  Sets:       train 56, validation 7, test 7",
+        "  Sets:       train 70 in 5 folds",
         "Page: check.html",
     ]
     assert done.stderr.splitlines() == [
@@ -84,7 +84,8 @@ def test_it_needs_no_tensorflow(mine, capsys, monkeypatch):
         (["--height", "40", "--start-from", "none"], "read at 80x40 px"),
         (["--labels", "other.csv"], "labels from other.csv"),
         (["--ignore-case"], "Characters: 4, abcd"),
-        (["--test-folder", "exam"], "Sets:       train 64, validation 7, test all of exam"),
+        (["--test-folder", "exam"], "Sets:       train 71 in 5 folds, test all of exam"),
+        (["--folds", "1"], "Sets:       train 57, validation 7, test 7"),
     ],
 )
 def test_flags_overrule(arguments, words, mine, capsys):
@@ -134,7 +135,7 @@ def test_the_page_needs_no_other_file_and_is_well_formed(mine, capsys):
 def test_the_page_counts_and_names(mine, capsys):
     (mine / "notes <b>.txt").write_text("hello")
     write_images(mine, ["abcd"] * 2, first=100, size=(50, 20))
-    check(capsys)
+    check(capsys, "--folds", "1")
     page = (mine.parent / "check.html").read_text(encoding="utf-8")
     rows = dict(re.findall(r"<bdi>(.*?)</bdi></th><td class=\"count\">(.*?)</td>", page))
     letters = "".join(path.name.partition("_")[0] for path in mine.glob("*.png"))
@@ -223,6 +224,7 @@ def test_a_page_that_cannot_be_written_is_one_sentence_and_leaves_the_earlier_on
 BAD_COMMANDS = [
     (["--page", "x.html"], "--page needs --check FOLDER"),
     (["--images", "mine"], "--images draws no captchas: use --check FOLDER, or driver.py to train"),
+    (["--unlabelled", "more"], "--unlabelled draws no captchas: use --check FOLDER, or driver.py to train"),
     (["--labels", "x.csv"], "labels must be left out, since --images FOLDER is missing"),
     (["--check", "mine", "--images", "mine"], "--check must name one folder, in place of --images"),
     (["--check", ""], "--check must name one folder"),

@@ -77,7 +77,7 @@ def test_captchas_right_are_shown_by_labelled_and_unlabelled_images():
 
 
 def test_what_the_program_says_of_itself_is_compared():
-    assert label_tables.section(VALUES)["honesty"].splitlines()[2:] == [
+    assert label_tables.section(VALUES)["reported"].splitlines()[2:] == [
         "| no label | 1 | 70.0% |  |  | 5.0% | 10 |",
         "| 25 + 500 | 1 | 0.0% |  |  |  |  |",
         "| 50 | 3 | 65.5% | 77.3% | 2 of 3 (67%) | 3.0% | 100 |",
@@ -140,7 +140,7 @@ def machine_row(values):
 def test_the_results_show_few_labels_and_trained_readers_where_the_record_has_them():
     page = publish.results_page({"systems": machine_row(VALUES), "general": machine_row(READ)})
     assert label_tables.section(VALUES)["accuracy"] in page
-    assert label_tables.section(VALUES)["honesty"] in page
+    assert label_tables.section(VALUES)["reported"] in page
     assert "Row `general` (version 1, D): the first 500 test images" in page
     assert label_tables.general_table(READ) in page
     for title in ("## Few labels, or none\n", "## Readers that come trained\n"):
@@ -148,13 +148,14 @@ def test_the_results_show_few_labels_and_trained_readers_where_the_record_has_th
         assert title not in publish.results_page({})
         assert "\n\n\n" not in page.partition(title)[2].partition("\n## ")[0]
     assert publish.summary_lines("general", {"values": READ}) == [label_tables.general_table(READ)]
-    assert label_tables.section(VALUES)["honesty"] in publish.summary_lines("systems", {"values": VALUES})
+    assert label_tables.section(VALUES)["reported"] in publish.summary_lines("systems", {"values": VALUES})
 
 
 def test_the_docs_say_what_to_expect_as_the_record_has_it(record):
     text = OWN_CAPTCHAS.read_text(encoding="utf-8")
     assert publish.with_expected_table(text, record) == text
-    shown = re.findall(r"\]\(((?:systems/)?[\w.-]+\.png)\)", text)
+    section = text.partition("## What to expect\n")[2].partition("\n## ")[0]
+    shown = re.findall(r"\]\(((?:systems/)?[\w.-]+\.png)\)", section)
     assert shown == ["labels.png", *(f"systems/{name}.png" for name in SYSTEMS)]
     assert all((OWN_CAPTCHAS.parent / name).exists() for name in shown)
     with pytest.raises(CaptchaError, match=r"docs/own-captchas\.md must hold the lines"):

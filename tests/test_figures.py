@@ -388,6 +388,7 @@ def test_the_results_explain_what_the_record_says(record):
 def test_every_figure_of_the_results_exists_and_every_figure_drawn_is_shown(record):
     shown = set(re.findall(r"\]\(([\w-]+\.png)\)", RESULTS.read_text(encoding="utf-8")))
     assert shown == {
+        "colour.png",
         "confusions.png",
         "how-many.png",
         "over-time.png",
@@ -406,8 +407,10 @@ def test_every_figure_is_drawn(tmp_path):
     rows = {name: a_row(run) for name in ("1000", "10000", "100000")}
     letters = Config(characters=string.digits + string.ascii_uppercase)
     lettered = run | {"wrong": [[f"{draw_captcha(letters, 'test', 4)[0]}_000004.png", "OOOO", "0.51"]]}
-    figures.draw_figures(rows | {"curves": a_small_row({"ours": curve}), "36": a_row(lettered)}, tmp_path)
+    others = {"curves": a_small_row({"ours": curve}), "36": a_row(lettered), "colour": a_small_row({})}
+    figures.draw_figures(rows | others, tmp_path)
     assert sorted(os.listdir(tmp_path)) == [
+        "colour.png",
         "confusions.png",
         "how-many.png",
         "over-time.png",

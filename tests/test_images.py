@@ -266,12 +266,14 @@ def documented_fit():
 def test_the_documented_scaling_gives_the_very_same_pixels(size, skipped, stretch):
     random = np.random.default_rng(0)
     colours = random.integers(0, 255, (*size[::-1], 3), dtype=np.uint8)
-    for rgb in (colours, np.repeat(colours[..., :1], 3, axis=2)):
+    gray = np.repeat(colours[..., :1], 3, axis=2)
+    for rgb, colour in ((colours, False), (gray, False), (colours, True)):
         for width, height in ((37, 23), (160, 60)):
             scaling = dict(zip(("skip_top", "skip_bottom"), skipped, strict=True), stretch=stretch)
+            scaling["colour"] = colour
             config = replace(TINY, images="mine", width=width, height=height, **scaling)
             expected = image_for(rgb, config)
-            assert (expected.shape, expected.dtype) == ((height, width), np.uint8)
+            assert (expected.shape, expected.dtype) == (config.image_shape, np.uint8)
             assert np.array_equal(documented_fit()(rgb, width, height, **scaling), expected)
 
 

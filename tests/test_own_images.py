@@ -29,8 +29,8 @@ def mine(tmp_path, monkeypatch):
 
 
 def find(**settings):
-    config = Config(**{"images": "mine", **settings})
-    return find_images(config, {"images": "mine", **settings})
+    given = {"images": "mine", "folds": 1, **settings}
+    return find_images(Config(**given), given)
 
 
 # ---------------------------------------------------------------------- what is found
@@ -295,7 +295,7 @@ def test_identical_images_are_never_in_two_sets(mine):
 
 
 def test_a_folder_replaces_a_set_and_takes_its_images_out_of_the_others(mine):
-    given = {"images": "mine", "test_folder": "exam"}
+    given = {"images": "mine", "test_folder": "exam", "folds": 1}
     exam = write_images(Path("exam"), make_labels(7), first=900)
     for path in sorted(mine.iterdir())[:3]:
         shutil.copy(path, exam / path.name)
@@ -366,7 +366,8 @@ def test_an_image_that_is_gone_when_it_is_loaded_is_named(mine):
 def test_the_sets_of_the_driver_change_nothing_in_the_folder(mine, capsys):
     (mine / "notes.txt").write_text("hello")
     before = snapshot(mine)
-    config, data, own, initial = driver.load_sets(Config(images="mine"), {"images": "mine"})
+    given = {"images": "mine", "folds": 1}
+    config, data, own, initial = driver.load_sets(Config(**given), given)
     assert [len(each.images) for each in data] == [32, 4, 4]
     assert data[0].images.shape[1:] == (config.height, config.width)
     assert initial is not None
@@ -399,7 +400,13 @@ def test_nothing_is_written_into_the_folder(flag, place, mine):
         ),
         ({"images": "mine", "generate_num": (1, 2, 3)}, "generate_num must be left out"),
         ({"labels": "x.csv"}, "labels must be left out, since --images FOLDER is missing"),
-        ({"unlabelled": "more"}, "unlabelled must be left out, since --images FOLDER is missing"),
+        ({"unlabelled": "more", "labels": "x.csv"}, "labels must be left out, since --images FOLDER is miss"),
+        ({"unlabelled": "more", "folds": 3}, "folds must be left out, since --images FOLDER is missing"),
+        ({"unlabelled": "more", "validation_folder": "x"}, "validation_folder must be left out, since --im"),
+        (
+            {"unlabelled": "more", "generate_num": (1, 2, 3)},
+            "generate_num must be left out, since noth",
+        ),
         ({"stretch": 2.0}, "stretch must be left out, since --images FOLDER is missing"),
         ({"skip_top": 0.1}, "skip_top must be left out, since --images FOLDER is missing"),
         ({"images": "mine", "test_folder": "mine/test"}, "test_folder must lie outside of mine"),
@@ -428,4 +435,13 @@ def test_the_record_is_plain_json(mine):
     found = find()
     _, record = load_split(found, (), ReadData(found.config))
     assert json.loads(json.dumps(record)) == record
-    assert set(record) == {"images", "labels", "seed", "train", "validation", "test", "copies"}
+    assert set(record) == {
+        "images",
+        "labels",
+        "seed",
+        "train",
+        "validation",
+        "test",
+        "copies",
+        "from folders",
+    }

@@ -10,7 +10,7 @@ from PIL import Image
 from captcha_cnn.styles import draw_styles
 
 DIGITS, LETTERS = "0123456789", "ABCDEFGH"
-SHORT = ("--epoch", "2", "--print-per-batch", "1000", "--save-per-batch", "1000")
+SHORT = ("--epoch", "2", "--folds", "1", "--print-per-batch", "1000", "--save-per-batch", "1000")
 
 
 def draw_folder(folder, alphabet, lengths, size):

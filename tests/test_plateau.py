@@ -108,8 +108,7 @@ def test_the_loop_says_nothing_of_a_plateau_where_the_network_learns(short, caps
 def steps(run_state, train):
     """The images of the coming steps, as bytes."""
     config = replace(TINY, Epoch=5, batch_size=4)
-    label2vec = ReadData(config).label2vec
-    coming = plateau.scheduled_batches(run_state, train, config, next_batch, label2vec)
+    coming = plateau.scheduled_batches(run_state, train, config, next_batch)
     return [x.tobytes() for _, x, _ in coming]
 
 
@@ -131,7 +130,7 @@ def test_a_resumed_run_gets_the_same_drawn_captchas(short):
 def test_drawn_captchas_have_the_alphabet_and_lengths_of_the_images(alphabet, short):
     config = replace(TINY, characters=alphabet, char_num="1-2")
     reader = ReadData(config)
-    drawn = plateau.draw_for(config, reader.label2vec)
+    drawn = plateau.draw_for(config)
     assert drawn.images.shape == (9, TINY.height, TINY.width)
     labels = [reader.vec2label(vector) for vector in drawn.labels]
     assert {len(label) for label in labels} == {1, 2}
@@ -143,7 +142,7 @@ def test_drawn_captchas_have_the_alphabet_and_lengths_of_the_images(alphabet, sh
 def test_more_characters_than_fonts_have_are_left_out_of_the_drawn_captchas(short):
     alphabet = "".join(chr(0x4E00 + i) for i in range(100))
     config = replace(TINY, characters=alphabet)
-    drawn = plateau.draw_for(config, ReadData(config).label2vec)
+    drawn = plateau.draw_for(config)
     assert len(drawn.images) == 9
 
 

@@ -27,6 +27,7 @@ from driver import next_batch
 from generate_captcha import ReadData
 
 GIVEN = {"images": "mine", "unlabelled": "more"}
+CONFIG = replace(TINY, images="mine", unlabelled="more")
 
 
 @pytest.fixture
@@ -42,7 +43,7 @@ def folders(tmp_path, monkeypatch):
 
 
 def load(**changes):
-    given = GIVEN | changes
+    given = GIVEN | {"folds": 1} | changes
     found = find_images(Config(**given), given)
     return found.config, *load_own_sets(found, given, ReadData(found.config))
 
@@ -152,7 +153,7 @@ def state(**changes):
 )
 def test_a_round_comes_where_the_model_reads_and_the_last_one_has_helped(changes, folder, due):
     config = replace(TINY, images="mine", unlabelled=folder)
-    assert self_training.round_is_due(state(**changes), config) == due
+    assert self_training.round_is_due(state(**changes), config, 3) == due
 
 
 class Reader:
@@ -177,7 +178,7 @@ def test_texts_read_with_confidence_become_labels(monkeypatch):
     reader, validation = Reader(), numbered_images(2)
     config = replace(TINY, char_num="2-3", width=53)
     texts = self_training.read_labels(reader, reader, numbered_images(11).images, validation, config)
-    assert texts == [""] * 9 + ["ea", "ab"]
+    assert texts == [""] * 5 + ["ac", "ba", "cb", "dc", "ea", "ab"]
     assert all(np.array_equal(a, b) for a, b in zip(calibrated[0], validation, strict=True))
     assert reader.temperatures == [1.0], "validation during the round is that of before"
 
@@ -195,11 +196,11 @@ def test_reading_that_is_interrupted_leaves_the_temperature_as_it_was(monkeypatc
 
 def test_a_round_says_what_joins():
     run = state()
-    line = self_training.start_round(run, ["abc", "", "de"])
-    assert "round 1: 2 of 3 images without labels are read with a confidence of at least 90%" in line
+    line = self_training.start_round(run, ["abc", "", "de"], CONFIG)
+    assert "round 1: 2 of 3 images without labels are read with a confidence of at least 50%" in line
     assert (run.round, run.round_from, run.own_labels) == (1, 1000, ["abc", "", "de"])
-    assert "round 2: 1 of 1 " in self_training.start_round(run, ["abc"])
-    assert "Self-training ends: none of 2 images" in self_training.start_round(run, ["", ""])
+    assert "round 2: 1 of 1 " in self_training.start_round(run, ["abc"], CONFIG)
+    assert "Self-training ends: none of 2 images" in self_training.start_round(run, ["", ""], CONFIG)
 
 
 def round_batches(done, config):
@@ -211,7 +212,7 @@ def round_batches(done, config):
     train = train._replace(labels=np.tile(reader.label2vec("aaa"), (21, 1)))
     own = 100 + numbered_images(7).images
     sets = train, own
-    return list(self_training.scheduled_batches(run, sets, config, next_batch, reader.label2vec))
+    return list(self_training.scheduled_batches(run, sets, config, next_batch))
 
 
 def test_half_of_each_batch_is_labelled_and_the_rest_what_was_read_with_confidence(monkeypatch):
@@ -294,7 +295,7 @@ def test_other_unlabelled_images_are_another_run(rounds):
 
 def test_the_best_weights_are_never_worse_than_those_before_the_rounds(rounds, monkeypatch, capsys):
     config, sets, own = rounds
-    before, _ = driver.run_model(replace(config, unlabelled=""), *sets, None, None)
+    before, _ = driver.run_model(replace(config, unlabelled=""), *sets)
     shutil.rmtree("checkpoints")
     wrong = ["e" * TINY.max_length] * len(own.unlabelled)
     monkeypatch.setattr(self_training, "read_labels", lambda *_: wrong)
