@@ -47,7 +47,7 @@ def needs_help(state: TrainState, config: Config) -> bool:
 def patience_counts(state: TrainState, config: Config) -> bool:
     """Whether stagnant steps may end the training: not while it is on the plateau and can be helped."""
     if state.round or config.fixed_length:
-        return False  # as a round of self-training has
+        return False  # the number of steps is fixed
     if not on_plateau(state.best, config):
         return True
     if config.network == "classic":

@@ -5,20 +5,19 @@ import json
 import random
 import re
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from training_fakes import load_sets
+from training_fakes import interrupter, load_sets
 
 import driver
 import export
 import predict
 from captcha_cnn import checkpoint
 from captcha_cnn.checkpoint import list_checkpoints, load_latest, read_checkpoint
-from captcha_cnn.tf_runtime import GracefulStop, TrainingInterrupted
+from captcha_cnn.tf_runtime import TrainingInterrupted
 from config import CaptchaError, ConfigError
 from predict import Predictor
 
@@ -221,21 +220,13 @@ def test_a_run_of_another_optimiser_is_named(own, sets, tf, monkeypatch):
 
 
 def test_every_earlier_run_is_kept_finished_or_not(own, sets, tf, capsys, monkeypatch):
-    check, left = GracefulStop.check, 0
-
-    def interrupt(self):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise TrainingInterrupted(signal.SIGINT)
-        check(self)
-
     def contents(folder):
         return {path.name: path.read_bytes() for path in Path(folder).glob("state-*")}
 
-    monkeypatch.setattr(GracefulStop, "check", interrupt)
+    interrupt_after = interrupter(monkeypatch)
     places, runs = [], []
-    for left in (0, 8, 0, 5):  # noqa: B007 - counted down; the runs with 0 are finished
+    for steps in (0, 8, 0, 5):  # the runs with 0 are finished
+        interrupt_after(steps)
         with contextlib.suppress(TrainingInterrupted):
             driver.run_model(own, *sets)
         places += re.findall("The earlier run is kept in (.*)", capsys.readouterr().out)

@@ -3,7 +3,6 @@
 import csv
 import re
 import shutil
-import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +11,12 @@ import pytest
 from conftest import TINY, assert_refused, script
 from own_folder import make_labels, write_images
 from test_own_training import draw_folder
-from training_fakes import numbered_images
+from training_fakes import interrupter, numbered_images
 
 import driver
 from captcha_cnn import checkpoint, cross_validation, own_images, readings, self_training
 from captcha_cnn.checkpoint import fold_folders, list_checkpoints, load_latest, newest_of_run
 from captcha_cnn.readings import Readings
-from captcha_cnn.tf_runtime import GracefulStop, TrainingInterrupted
 from config import Config, ConfigError
 
 FEW = ("--images", "mine", "--print-per-batch", "1000", "--save-per-batch", "1000", "--epoch", "1")
@@ -194,22 +192,14 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(place, monkeypatch, ca
     expected = load_latest("checkpoints")
     figure = re.search("Cross-validation accuracy.*", capsys.readouterr().out)[0]
     shutil.rmtree("checkpoints")
-    check, left = GracefulStop.check, 0
-
-    def count_down(self):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise TrainingInterrupted(signal.SIGINT)
-        check(self)
-
-    monkeypatch.setattr(GracefulStop, "check", count_down)
+    interrupt_after = interrupter(monkeypatch)
     arguments = [*FEW, "--folds", "2"]
-    for left in (2, 9):  # noqa: B007 - counted down: in the first fold, and later
+    for steps in (2, 9):  # in the first fold, and later
+        interrupt_after(steps)
         assert driver.main(arguments) == 130
         assert newest_of_run("checkpoints").config.checkpoint_folder == "checkpoints"
         arguments = ["--resume"]
-    left = 0
+    interrupt_after(0)
     assert driver.main(["--resume"]) == 0
     assert figure in capsys.readouterr().out
     again = load_latest("checkpoints")

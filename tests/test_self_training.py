@@ -13,7 +13,7 @@ from conftest import TINY, assert_refused, script
 from own_folder import make_labels, random_image, snapshot, write_images
 from test_own_training import SHORT, draw_folder
 from test_resume import contents
-from training_fakes import load_sets, numbered_images
+from training_fakes import interrupter, load_sets, numbered_images
 
 import driver
 from captcha_cnn import checkpoint, self_training
@@ -21,7 +21,7 @@ from captcha_cnn.checkpoint import TrainState, load_latest
 from captcha_cnn.metrics import Metrics
 from captcha_cnn.own_images import find_images
 from captcha_cnn.own_sets import load_own_sets, reload_sets
-from captcha_cnn.tf_runtime import GracefulStop, TrainingInterrupted
+from captcha_cnn.tf_runtime import TrainingInterrupted
 from config import CaptchaError, Config, ConfigError
 from driver import next_batch
 from generate_captcha import ReadData
@@ -264,18 +264,10 @@ def test_an_interrupted_round_ends_as_one_never_interrupted(rounds, tf, capsys, 
     assert finished.step == 7 + 12 * finished.round
     assert "Self-training, round 1: " in capsys.readouterr().out
     shutil.rmtree("checkpoints")
-    check, left = GracefulStop.check, 0
-
-    def count_down(self):
-        nonlocal left
-        left -= 1
-        if left == 0:
-            raise TrainingInterrupted(signal.SIGINT)
-        check(self)
-
-    monkeypatch.setattr(GracefulStop, "check", count_down)
+    interrupt_after = interrupter(monkeypatch)
     saved = None
-    for left in (5, 8, 3):  # noqa: B007 - counted down
+    for steps in (5, 8, 3):
+        interrupt_after(steps)
         with pytest.raises(TrainingInterrupted):
             driver.run_model(config, *sets, saved, own)
         saved = load_latest("checkpoints")

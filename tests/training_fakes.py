@@ -1,5 +1,6 @@
 """Stand-ins for session, checkpoint and TensorBoard, with which the training loop runs without TensorFlow."""
 
+import signal
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ from conftest import TINY
 import driver
 from captcha_cnn.checkpoint import TrainState
 from captcha_cnn.dataset import Dataset
-from captcha_cnn.tf_runtime import GracefulStop
+from captcha_cnn.tf_runtime import GracefulStop, TrainingInterrupted
 from generate_captcha import ReadData
 
 MODEL = SimpleNamespace(
@@ -37,6 +38,25 @@ def numbered_images(count):
     """Images of one grey each, which is the image's number, and label vectors that hold the number."""
     images = np.tile(np.arange(count, dtype=np.uint8)[:, None, None], (1, 23, 37))
     return Dataset(images, np.arange(count, dtype=np.float32)[:, None])
+
+
+def interrupter(monkeypatch):
+    """A function that says at which of the coming steps a training is interrupted; 0 for never."""
+    check, left = GracefulStop.check, 0
+
+    def count_down(self):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise TrainingInterrupted(signal.SIGINT)
+        check(self)
+
+    def interrupt_after(steps):
+        nonlocal left
+        left = steps
+
+    monkeypatch.setattr(GracefulStop, "check", count_down)
+    return interrupt_after
 
 
 class FakeSession:
