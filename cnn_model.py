@@ -22,7 +22,7 @@ from captcha_cnn import ctc
 from captcha_cnn.ctc import Predictions
 from captcha_cnn.float16 import as_exact_float16, fold_bn_to_float16
 from captcha_cnn.head import Head
-from captcha_cnn.layers import Training, batch_norm, dropout
+from captcha_cnn.layers import Training, batch_norm, dropout, standardize
 from captcha_cnn.muon import minimize
 from config import CaptchaError, Config
 
@@ -163,16 +163,6 @@ def ctc_network(x: Any, config: Config, training: Training | None = None) -> Any
         # [B, H/2, W/2, C], [B, H/8, W/4, C], ...
         h = conv_layer(h, times * config.channels, stride, layer, training)
     return ctc_head(h, config, training)  # ... [B, H/16, T, C]
-
-
-def standardize(x: Any) -> Any:
-    """Each colour with mean 0, the image with standard deviation 1: to float32 [B, H, W, 1 or 3]."""
-    x = tf.cast(x, tf.float32)
-    mean, variance = tf.nn.moments(x, [1, 2], keepdims=True)
-    if x.shape.rank == 4:  # one standard deviation for the three colours: their ratios are the hue
-        variance = tf.reduce_mean(variance, -1, keepdims=True)
-    x = (x - mean) * tf.rsqrt(variance + 1.0)  # + 1: an empty image stays finite
-    return x if x.shape.rank == 4 else tf.expand_dims(x, -1)
 
 
 def conv_layer(h: Any, channels: int, stride: tuple[int, int], layer: int, training: Training | None) -> Any:

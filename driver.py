@@ -36,7 +36,8 @@ from captcha_cnn.own_images import check_given, check_outside, find_images, find
 from captcha_cnn.own_sets import NO_OWN_SETS, OwnSets, load_own_sets, reload_sets
 from captcha_cnn.parallel import prefetch
 from captcha_cnn.run_folders import reserve_folders
-from captcha_cnn.summaries import SummaryWriter, check_events_folder, summary_images
+from captcha_cnn.summaries import SummaryWriter, check_events_folder
+from captcha_cnn.validation import Validator
 from config import CaptchaError, Config, escape_unprintable
 from generate_captcha import Generate, ReadData
 
@@ -161,10 +162,8 @@ class Trainer:
         self.clock = progress.TrainingClock(state.seconds, state.training_seconds)
         self.saved_step = state.step if state.last_eval_step >= 0 else -1
         self.total_steps = config.Epoch * batches.steps_per_epoch(len(train.images), config.batch_size)
-        self.validation = validation
-        self.with_copies = (
-            validation if config.fixed_length else batches.add_augmented_copies(validation, config)
-        )
+        results = self.clock, self.writer, self.evaluate, lambda: self.checkpoint.keep_best(self.session)
+        self.validator = Validator(config, state, validation, *results)
         try:
             with tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True) as self.bar:
                 done = False
@@ -185,12 +184,12 @@ class Trainer:
         """Go through the batches until there is a reason to stop; False where other batches are to come."""
         state, config = self.state, self.config
         for epoch, x, y in prepared:
-            self.validate_if_due(epoch, x, y)
+            self.validator.validate_if_due(epoch, Dataset(x, y))
             if plateau.needs_help(state, config):
                 state.drawn_from = state.step
                 progress.log(plateau.HELP_LINE)
                 return False
-            if self.should_stop():
+            if plateau.should_stop(state, config):
                 progress.log(f"No improvement for over {config.patience} steps, auto-stopping....")
                 return True
             if progress.is_due(state.step, config.checkpoint_per_batch):
@@ -206,7 +205,7 @@ class Trainer:
         if len(data.images):
             last = max(0, min(plateau.own_steps(state), self.total_steps) - 1)
             _, x, y = next(batches.batches_from(last, data, config, next_batch))
-            self.validate(x, y, printed=True, on_curves=True)
+            self.validator.validate(Dataset(x, y))
         return True
 
     def train_step(self, x: np.ndarray, y: np.ndarray) -> float:
@@ -226,67 +225,20 @@ class Trainer:
         """Label the unlabelled images for a round of self-training; False where training ends."""
         state, config, own, reader = self.state, self.config, self.own, (self.session, self.model)
         with self.clock.training.paused(), self.stop.interruptible():
-            if config.fixed_length and len(self.validation.images) and len(state.stages) == state.round:
-                state.stages.append(cross_validation.read_held_out(*reader, self.validation, config))
+            if config.fixed_length and len(self.validator.data.images) and len(state.stages) == state.round:
+                state.stages.append(cross_validation.read_held_out(*reader, self.validator.data, config))
             if own.unlabelled is None or not self_training.round_is_due(state, config, own.rounds):
                 self_training.log_summary(state, config)
                 return False
-            calibration = own.temperatures[state.round] if own.temperatures else self.validation
+            calibration = own.temperatures[state.round] if own.temperatures else self.validator.data
             labels = self_training.read_labels(*reader, own.unlabelled, calibration, config)
         progress.log(self_training.start_round(state, labels, config))
         return any(labels)
 
-    def validate_if_due(self, epoch: int, x: np.ndarray, y: np.ndarray) -> None:
-        """Validate where a line or a point of the curves is due and this step has none yet."""
-        state, config = self.state, self.config
-        printed, on_curves = (
-            progress.is_due(state.step, n) for n in (config.print_per_batch, config.save_per_batch)
-        )
-        if not (printed or on_curves) or state.last_eval_step == state.step:
-            return
-        # Not all epochs are printed where they are shorter than that.
-        if printed and epoch > state.epoch and not config.fixed_length:
-            state.epoch = epoch
-            progress.log(f"Epoch : {epoch + 1}")
-        metrics = self.validate(x, y, printed, on_curves)
-        if not state.warned and plateau.warning_is_due(state, metrics, config):
-            progress.log(progress.chance_level_warning(metrics, config))
-            state.warned = True
-
-    def validate(self, x: np.ndarray, y: np.ndarray, printed: bool, on_curves: bool) -> Metrics:
-        """Evaluate the batch and the validation set; keep the weights where they are the best so far.
-
-        Where the number of steps is fixed, the last weights are kept. Without a validation set, the
-        batch is returned in its place.
-        """
-        state, fixed, count = self.state, self.config.fixed_length, len(self.validation.images)
-        with self.clock.training.paused():
-            with self.stop.interruptible():
-                of_batch = evaluate(self.session, self.model, Dataset(x, y))
-                result = evaluate(self.session, self.model, self.with_copies) if count else of_batch
-            batch, selection = Metrics.from_result(of_batch), Metrics.from_result(result)
-            result = EvalResult(*(each[: count or len(x)] for each in result))
-            improved = selection.improves_on(None if fixed else state.best)
-            metrics = Metrics.from_result(result)
-            shown = metrics if count else None
-            if improved:
-                state.best, state.best_step = selection, state.step
-                self.checkpoint.keep_best(self.session)
-            state.last_eval_step = state.step
-            if on_curves:
-                others = {"learning_rate": self.config.alpha} | self.clock.as_scalars()
-                self.writer.add_metrics(state.step, batch, shown, others)
-            if shown and on_curves and progress.is_due(state.step, self.config.checkpoint_per_batch):
-                self.writer.add_images(state.step, summary_images(result, *self.validation, self.config))
-            if printed:
-                progress.log(progress.status_line(state.step, batch, shown, improved and not fixed))
-        return metrics
-
-    def should_stop(self) -> bool:
-        """Early stopping: whether the validation of this step is `patience` steps after the best."""
-        state, config = self.state, self.config
-        stagnant = state.last_eval_step == state.step and state.step - state.best_step >= config.patience
-        return stagnant and plateau.patience_counts(state, config)
+    def evaluate(self, data: Dataset) -> EvalResult:
+        """Read all images; a signal interrupts it."""
+        with self.stop.interruptible():
+            return evaluate(self.session, self.model, data)
 
     def save(self) -> None:
         """Save the whole run."""

@@ -1,4 +1,4 @@
-"""Layers that act differently in training and in inference: batch normalisation and dropout."""
+"""Standardization of images, and the layers that act differently in training and in inference."""
 
 from __future__ import annotations
 
@@ -17,6 +17,16 @@ class Training(NamedTuple):
     statistics: list[tuple[Any, Any]]  # receives (moving average, of the batch) of each mean and variance
 
 
+def standardize(x: Any) -> Any:
+    """Each colour with mean 0, the image with standard deviation 1: to float32 [B, H, W, 1 or 3]."""
+    x = tf.cast(x, tf.float32)
+    mean, variance = tf.nn.moments(x, [1, 2], keepdims=True)
+    if x.shape.rank == 4:  # one standard deviation for the three colours: their ratios are the hue
+        variance = tf.reduce_mean(variance, -1, keepdims=True)
+    x = (x - mean) * tf.rsqrt(variance + 1.0)  # + 1: an empty image stays finite
+    return x if x.shape.rank == 4 else tf.expand_dims(x, -1)
+
+
 def batch_norm(h: Any, training: Training | None, kept: Any = 1.0) -> Any:
     """Normalised by the batch's own statistics in training, by their moving averages in inference.
 
@@ -29,9 +39,8 @@ def batch_norm(h: Any, training: Training | None, kept: Any = 1.0) -> Any:
     mean = tf.get_variable("mean", channels, initializer=tf.zeros_initializer(), trainable=False)
     variance = tf.get_variable("variance", channels, initializer=tf.ones_initializer(), trainable=False)
     if training is None:
-        return tf.nn.fused_batch_norm(h, gamma, beta, mean, variance, epsilon=BN_EPSILON, is_training=False)[
-            0
-        ]
+        moving = {"mean": mean, "variance": variance, "is_training": False}
+        return tf.nn.fused_batch_norm(h, gamma, beta, epsilon=BN_EPSILON, **moving)[0]
     h, batch_mean, batch_variance = tf.nn.fused_batch_norm(h, kept * gamma, kept * beta, epsilon=BN_EPSILON)
     training.statistics.extend([(mean, batch_mean), (variance, batch_variance)])
     return h

@@ -44,6 +44,12 @@ def needs_help(state: TrainState, config: Config) -> bool:
     return can_be_helped and sits and on_plateau(state.best, config)
 
 
+def should_stop(state: TrainState, config: Config) -> bool:
+    """Early stopping: whether the validation of this step is `patience` steps after the best."""
+    stagnant = state.last_eval_step == state.step and state.step - state.best_step >= config.patience
+    return stagnant and patience_counts(state, config)
+
+
 def patience_counts(state: TrainState, config: Config) -> bool:
     """Whether stagnant steps may end the training: not while it is on the plateau and can be helped."""
     if state.round or config.fixed_length:

@@ -12,11 +12,10 @@ from training_fakes import load_sets
 
 import driver
 import predict
-from captcha_cnn import progress
+from captcha_cnn import plateau, progress
 from captcha_cnn.checkpoint import TrainState, load_latest
 from captcha_cnn.metrics import Metrics
 from captcha_cnn.progress import chance_loss
-from captcha_cnn.tf_runtime import GracefulStop
 from config import CLASSIC, ConfigError
 
 SIZES = ["--width", 37, "--height", 23, "--char-num", 3, "--characters", "abcde"]
@@ -144,7 +143,7 @@ def test_patience_does_not_count_at_chance_level():
     config = replace(TINY, network="classic", patience=5)
     best = Metrics(chance_loss(config), 0.2, 0, 20, 0.01)
     state = TrainState("", step=10, last_eval_step=10, best_step=0, best=best)
-    assert not driver.Trainer(config, state, GracefulStop()).should_stop()
-    assert driver.Trainer(replace(config, network="ctc"), state, GracefulStop()).should_stop()
+    assert not plateau.should_stop(state, config)
+    assert plateau.should_stop(state, replace(config, network="ctc"))
     state.best = best._replace(loss=0.5 * best.loss)
-    assert driver.Trainer(config, state, GracefulStop()).should_stop()
+    assert plateau.should_stop(state, config)

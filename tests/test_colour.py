@@ -178,7 +178,7 @@ def test_what_is_drawn_over_an_image_is_gray_for_a_hue_may_be_the_answer(draw):
 
 
 def test_one_standard_deviation_keeps_the_hue(tf):
-    from cnn_model import standardize
+    from captcha_cnn.layers import standardize
 
     images = np.stack([bars(RED, GREEN), bars(GREEN, RED)])
     found = run(tf, standardize, images, "uint8")

@@ -75,7 +75,7 @@ def test_no_matrix_product_broadcasts(network, tf):
 
 
 def test_an_empty_image_stays_finite(tf):
-    from cnn_model import standardize
+    from captcha_cnn.layers import standardize
 
     empty = np.full((2, 23, 37), 200, np.uint8)
     assert np.array_equal(run(tf, standardize, empty, "uint8"), np.zeros((2, 23, 37, 1)))
