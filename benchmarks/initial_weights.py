@@ -3,6 +3,7 @@
     pip install -r requirements-styles.txt      the fonts
     python -m benchmarks.initial_weights        writes captcha_cnn/weights/styles.npz
 
+Training has three phases, each on other captchas and with a smaller learning rate than the one before.
 The captchas are drawn anew, in memory. Only what is written in the end is kept, unless `--folder` names a
 folder for the checkpoints: then an interrupted training goes on when the same command is given again.
 """
@@ -16,7 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,10 +41,20 @@ from config import CaptchaError, Config
 from generate_captcha import ReadData
 
 REQUIREMENTS = Path(__file__).parent.parent / "requirements-styles.txt"
-TRAINING_IMAGES = 200_000
 OTHER_IMAGES = 1000  # for validation, and as many for the test
-SEEDS = {"training": 1, "validation": 2, "test": 3}
-EPOCHS = 3
+SEEDS = {"validation": 2, "test": 3}
+
+
+class Phase(NamedTuple):
+    """A part of the training."""
+
+    images: int
+    epochs: int
+    alpha: float  # the learning rate
+    seed: int  # of the captchas
+
+
+PHASES = (Phase(200_000, 3, 4e-3, 1), Phase(128_000, 2, 1e-3, 4), Phase(128_000, 2, 2.5e-4, 5))
 SETTINGS: dict[str, Any] = {
     "images": "styles",  # not a folder: it says that the images are not those of generate_captcha.py
     "width": 200,
@@ -77,33 +88,40 @@ def check_fonts() -> None:
         )
 
 
-def draw_set(config: Config, name: str, count: int) -> Dataset:
+def draw_set(config: Config, count: int, seed: int) -> Dataset:
     """So many captchas of many styles."""
     lengths, size = (config.min_length, config.max_length), (config.width, config.height)
-    images, labels = draw_styles(count, SEEDS[name], config.alphabet, lengths, size)
+    images, labels = draw_styles(count, seed, config.alphabet, lengths, size)
     label2vec = ReadData(config).label2vec
     return Dataset(images, np.stack([label2vec(label) for label in labels]))
 
 
-def train(counts: dict[str, int], epochs: int, folder: str) -> tuple[InitialWeights, Metrics, Metrics | None]:
-    """Draw the three sets, and train; a training that the folder has is resumed.
+def train(phase: Phase, begin: InitialWeights | None, folder: str) -> tuple[InitialWeights, str]:
+    """Draw the sets of a phase, and train; a training that the folder has is resumed.
 
     Args:
-        counts: how many captchas each set has, by the names of SEEDS.
+        begin: the weights of the phase before.
         folder: for checkpoints and TensorBoard.
     Returns:
-        the weights, and the result of validation and of test.
+        the weights, and how well they read.
     """
     folders: dict[str, Any] = {f"{name}_folder": f"{folder}/{name}" for name in ("checkpoint", "tensorboard")}
-    config = Config(**SETTINGS, **folders, Epoch=epochs)
+    config = Config(**SETTINGS, **folders, Epoch=phase.epochs, alpha=phase.alpha)
     load_tensorflow()
     begun = load_latest(config.checkpoint_folder) if list_checkpoints(config.checkpoint_folder) else None
-    training_set, validation_set, test_set = (draw_set(config, name, counts[name]) for name in SEEDS)
-    _, test = driver.run_model(config, training_set, validation_set, test_set, begun)
+    training_set = draw_set(config, phase.images, phase.seed)
+    validation_set, test_set = (draw_set(config, OTHER_IMAGES, seed) for seed in SEEDS.values())
+    _, test = driver.run_model(config, training_set, validation_set, test_set, begun or begin)
     saved = load_latest(config.checkpoint_folder)
     weights = of_checkpoint(saved, "captchas of many styles")
     weights.weights[TEMPERATURE] = saved.weights[TEMPERATURE]  # the calibrated one
-    return weights, Metrics(*saved.progress["best"]), test
+    results = (("Validation", Metrics(*saved.progress["best"])), ("Test", test))
+    lines = [
+        f"{name}: {metrics.accuracy:.2%} of characters, {metrics.captcha_accuracy:.2%} of captchas right"
+        for name, metrics in results
+        if metrics
+    ]
+    return weights, "\n".join(lines)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -112,26 +130,18 @@ def main(arguments: Sequence[str]) -> int:
         "Train the initial weights that come with the program."
     )
     parser.prog = "python -m benchmarks.initial_weights"
-    parser.add_argument(
-        "--images", type=int, default=TRAINING_IMAGES, help="captchas to train on (default: %(default)s)"
-    )
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="default: %(default)s")
     parser.add_argument("--folder", metavar="FOLDER", help="keep checkpoints there, and resume from them")
     parser.add_argument("--to", type=Path, default=SHIPPED, metavar="FILE", help="default: %(default)s")
     options = parser.parse_args(arguments)
-    if options.images < 1 or options.epochs < 1:
-        parser.error("images and epochs must be more than 0")
     check_fonts()
-    counts = {"training": options.images, "validation": OTHER_IMAGES, "test": OTHER_IMAGES}
-    with tempfile.TemporaryDirectory() as folder, atomic_write(options.to) as temporary:
-        weights, validation, test = train(counts, options.epochs, options.folder or folder)
-        written = Path(folder, "weights.npz")  # NumPy adds this ending to other names
-        write_weights(written, weights)
-        shutil.copyfile(written, temporary)
-    for name, metrics in (("Validation", validation), ("Test", test)):
-        if metrics:
-            right = f"{metrics.accuracy:.2%} of characters, {metrics.captcha_accuracy:.2%} of captchas right"
-            print(f"{name}: {right}")
+    weights: InitialWeights | None = None
+    with tempfile.TemporaryDirectory() as temporary, atomic_write(options.to) as file:
+        written = Path(temporary, "weights.npz")  # NumPy adds this ending to other names
+        for number, phase in enumerate(PHASES, 1):
+            weights, result = train(phase, weights, f"{options.folder or temporary}/phase-{number}")
+            print(f"Phase {number}\n{result}", flush=True)
+            write_weights(written, weights)
+        shutil.copyfile(written, file)
     print(f"{options.to}: {options.to.stat().st_size / 1e6:.2f} MB")
     return 0
 

@@ -3,6 +3,7 @@
 import importlib.util
 import itertools
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from conftest import PROJECT, TINY
 import cnn_model
 from benchmarks import common, initial_weights, keras_ocr, measure, ours, pretrained, torch_port
 from captcha_cnn import ctc, float16, muon, progress
+from captcha_cnn.checkpoint import list_checkpoints
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.drawing import draw_captcha
 from captcha_cnn.initial_weights import find_initial_weights
@@ -417,68 +419,73 @@ TINY_STYLES = initial_weights.SETTINGS | {
 }
 
 
+def small_training(monkeypatch, images):
+    phases = (initial_weights.Phase(images, 2, 0.01, 1), initial_weights.Phase(images, 1, 0.002, 4))
+    monkeypatch.setattr(initial_weights, "PHASES", phases)
+    monkeypatch.setattr(initial_weights, "SETTINGS", TINY_STYLES)
+    monkeypatch.setattr(initial_weights, "OTHER_IMAGES", 5)
+    monkeypatch.setattr(initial_weights, "check_fonts", lambda: None)
+
+
 def test_the_initial_weights_are_written_as_the_program_finds_them(tmp_path, monkeypatch, capsys, tf):
     runs, run_model = [], initial_weights.driver.run_model
 
     def note(config, train, validation, test, begun):
-        runs.append((config.Epoch, len(train.images), len(validation.images), len(test.images)))
-        assert begun is None
-        return run_model(config, train, validation, test)
+        sizes = len(train.images), len(validation.images), len(test.images)
+        runs.append((config.Epoch, config.alpha, *sizes, begun is None, train.images[0].tobytes()))
+        return run_model(config, train, validation, test, begun)
 
     path = tmp_path / "weights.npz"
-    monkeypatch.setattr(initial_weights, "SETTINGS", TINY_STYLES)
-    monkeypatch.setattr(initial_weights, "OTHER_IMAGES", 5)
-    monkeypatch.setattr(initial_weights, "check_fonts", lambda: None)
+    small_training(monkeypatch, 9)
     monkeypatch.setattr(initial_weights.driver, "run_model", note)
     monkeypatch.setattr("captcha_cnn.initial_weights.SHIPPED", path)
     monkeypatch.chdir(tmp_path)
-    assert initial_weights.main(["--images", "9", "--epochs", "2", "--to", str(path)]) == 0
-    assert runs == [(2, 9, 5, 5)]
+    assert initial_weights.main(["--to", str(path)]) == 0
+    assert [run[:-1] for run in runs] == [(2, 0.01, 9, 5, 5, True), (1, 0.002, 9, 5, 5, False)]
+    assert runs[0][-1] != runs[1][-1], "each phase has captchas of its own"
     assert sorted(each.name for each in tmp_path.iterdir()) == [path.name], "nothing else is left"
     found = find_initial_weights(replace(TINY, images="mine"))
     assert (found.sizes, len(found.characters)) == ({"height": 23, "channels": 3, "dense": 5}, 62)
     assert all(np.isfinite(values).all() for values in found.weights.values())
     assert found.weights["inverse_temperature"] != 1, "it is calibrated"
     printed = capsys.readouterr().out
-    assert "Test: " in printed
+    assert "Initial weights: captchas of many styles, which have 62 of the 62 characters" in printed
+    assert printed.count("Test: ") == 2
     assert f"{path}: 0.0" in printed
 
 
 def test_an_interrupted_training_of_initial_weights_goes_on(tmp_path, monkeypatch, capsys, tf):
-    monkeypatch.setattr(initial_weights, "SETTINGS", TINY_STYLES)
-    monkeypatch.setattr(initial_weights, "OTHER_IMAGES", 5)
-    monkeypatch.setattr(initial_weights, "check_fonts", lambda: None)
+    small_training(monkeypatch, 70)
     paths = [tmp_path / name for name in ("whole.npz", "resumed.npz")]
 
     def train(path, *more):
-        flags = ["--images", "70", "--epochs", "2", "--to", str(path), *more]
-        return initial_weights.main(flags)
+        return initial_weights.main(["--to", str(path), *more])
 
     def interrupted(self):
-        if len(checks) == 4:
+        if list_checkpoints(str(tmp_path / "run" / "phase-2" / "checkpoint")):
             raise TrainingInterrupted(signal.SIGINT)
-        checks.append(self)
 
     assert train(paths[0]) == 0
-    checks = []
     with monkeypatch.context() as patch:
         patch.setattr(initial_weights.driver.tf_runtime.GracefulStop, "check", interrupted)
         with pytest.raises(TrainingInterrupted):
             train(paths[1], "--folder", str(tmp_path / "run"))
     assert not paths[1].exists()
     assert train(paths[1], "--folder", str(tmp_path / "run")) == 0
-    assert "Resuming after step 3" in capsys.readouterr().out
+    out = capsys.readouterr().out.rpartition("Phase 1\n")[2]
+    assert re.search("Resuming after step [01]\n", out)
     whole, resumed = (dict(np.load(path)) for path in paths)
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
 
 
 def test_the_sets_of_the_initial_weights_differ_and_are_repeatable():
     config = Config(**TINY_STYLES)
-    sets = {name: initial_weights.draw_set(config, name, 3) for name in initial_weights.SEEDS}
-    assert len({data.images.tobytes() for data in sets.values()}) == 3
-    again = initial_weights.draw_set(config, "validation", 3)
-    assert np.array_equal(again.images, sets["validation"].images)
+    seeds = [*initial_weights.SEEDS.values(), *(phase.seed for phase in initial_weights.PHASES)]
+    sets = {seed: initial_weights.draw_set(config, 3, seed) for seed in seeds}
+    assert len({data.images.tobytes() for data in sets.values()}) == len(seeds) == 5
     seed = initial_weights.SEEDS["validation"]
+    again = initial_weights.draw_set(config, 3, seed)
+    assert np.array_equal(again.images, sets[seed].images)
     _, labels = draw_styles(3, seed, config.alphabet, (1, 2), (37, 23))
     assert np.array_equal(again.labels[0], initial_weights.ReadData(config).label2vec(labels[0]))
 
