@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.common import mean_std, table
 from benchmarks.general import READERS, READINGS
-from benchmarks.other_systems import STARTS
+from benchmarks.other_systems import STARTS, has_current_weights
 from benchmarks.system_tables import (
     Result,
     alphabet_size,
@@ -50,7 +51,8 @@ def section(values: Mapping[str, Any]) -> dict[str, str]:
     results = [each for each in default_runs(values) if each["labelled"] <= FEW]
     if len({each["images"] for each in results}) < 2:
         return {}
-    return {"accuracy": accuracy_table(results), "reported": reported_table(results)}
+    tables = {"accuracy": accuracy_table(results), "reported": reported_table(results)}
+    return tables | {"earlier": earlier_weights(results)}
 
 
 def accuracy_table(results: Sequence[Result]) -> str:
@@ -60,6 +62,15 @@ def accuracy_table(results: Sequence[Result]) -> str:
     of_images = ([each for each in results if each["images"] == column] for column in images)
     rows["mean"] = [mean_of_systems(each, len(rows)) for each in of_images]
     return table(["system", *map(in_words, images)], ([name, *cells] for name, cells in rows.items()))
+
+
+def earlier_weights(results: Iterable[Result]) -> str:
+    """A sentence that says which runs had other initial weights than those of today; empty where none had."""
+    others = Counter(each["images"] for each in results if not has_current_weights(each))
+    if not others:
+        return ""
+    counts = (f"{in_words(images)}: {n} run{'' if n == 1 else 's'}" for images, n in sorted(others.items()))
+    return f"With earlier initial weights, which read less: {'; '.join(counts)}."
 
 
 def marked(name: str) -> str:
@@ -153,7 +164,8 @@ def expected_table(values: Mapping[str, Any]) -> str:
         if of_system(results, name)
     ]
     rows.append(["", "mean", *cells(results)])
-    return table(["captcha", "kind", *map(in_words, EXPECTED)], rows)
+    shown = table(["captcha", "kind", *map(in_words, EXPECTED)], rows)
+    return "\n\n".join(filter(None, [shown, earlier_weights(results)]))
 
 
 def of_system(results: Iterable[Result], name: str) -> list[Result]:

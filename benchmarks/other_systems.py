@@ -8,6 +8,7 @@ then it is told the alphabet and the lengths. Runs that the record has are not r
 from __future__ import annotations
 
 import argparse
+import functools
 import hashlib
 import itertools
 import os
@@ -29,6 +30,7 @@ from benchmarks.systems import SYSTEMS, drawing_script, environment_folder, make
 from captcha_cnn import VERSION
 from captcha_cnn.checkpoint import load_latest
 from captcha_cnn.files import atomic_folder
+from captcha_cnn.initial_weights import SHIPPED
 from captcha_cnn.metrics import EvaluationReport, Metrics, evaluate_predictions, wilson_interval
 from captcha_cnn.progress import at_chance_level, chance_loss
 from config import CaptchaError
@@ -106,7 +108,7 @@ def measure(
     """
     load_package("psutil")
     found = {run_of(each): each for each in earlier.get(RUNS, ()) if each["version"] == VERSION}
-    done = set() if options.again else {run for run in found if "failed" not in found[run]}
+    done = set() if options.again else {run for run in found if is_done(found[run])}
     missing = [run for run in planned_runs(options, seeds) if run not in done]
     folders, problems = draw_all({run.system: None for run in missing})
     pool = ThreadPoolExecutor(options.jobs)  # a thread waits for the process of its run
@@ -126,6 +128,22 @@ def measure(
         pool.shutdown(cancel_futures=True)
     if problems:
         raise CaptchaError("; ".join(problems))
+
+
+def is_done(result: Mapping[str, Any]) -> bool:
+    """Whether a run in the record needs no repetition: it succeeded, with the initial weights of today."""
+    return "failed" not in result and (result["start"] != STARTS[0] or has_current_weights(result))
+
+
+def has_current_weights(result: Mapping[str, Any]) -> bool:
+    """Whether the initial weights of a result are those that come with the program today."""
+    return bool(result.get("weights") == weights_digest())
+
+
+@functools.cache
+def weights_digest() -> str:
+    """What the initial weights that come with the program are known by in the record."""
+    return hashlib.sha256(SHIPPED.read_bytes()).hexdigest()[:8]
 
 
 def run_of(result: Mapping[str, Any]) -> Run:
@@ -265,6 +283,8 @@ def train_and_read(run: Run, drawn: Path, jobs: int) -> dict[str, Any]:
         "day": date.today().isoformat(),
         "jobs": jobs,
     }
+    if run.start == STARTS[0]:
+        result["weights"] = weights_digest()
     try:
         if run.labelled or run.unlabelled:
             with tempfile.TemporaryDirectory() as folder:

@@ -132,7 +132,7 @@ def summary_lines(name: str, row: dict[str, Any]) -> list[str]:
     if "runs" in values:
         return [" | ".join([row["what"], *accuracy_cells(row)])]
     if name == "systems":
-        return [*system_tables.summary_lines(values), *label_tables.section(values).values()]
+        return [*system_tables.summary_lines(values), *filter(None, label_tables.section(values).values())]
     if name == "general":
         return [label_tables.general_table(values)]
     if name == "curves":

@@ -99,7 +99,9 @@ def describe(readings: Readings, paths: Sequence[str]) -> str:
     found = suspicious(readings)
     if not found:
         return ""
-    lines = [f"{len(found)} labels look wrong, the surest first; {READINGS} beside the checkpoints has all:"]
+    several = len(found) > 1
+    begin = f"{len(found)} labels look wrong, the surest first" if several else "1 label looks wrong"
+    lines = [f"{begin}; {READINGS} beside the checkpoints has all:"]
     for i in found[:SHOWN]:
         path, label, text = (
             escape_unprintable(each) for each in (paths[i], readings.labels[i], readings.texts[i])

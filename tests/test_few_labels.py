@@ -10,7 +10,7 @@ from PIL import Image
 from benchmarks import label_figures, label_tables, publish, system_tables
 from benchmarks.__main__ import RECORD
 from benchmarks.general import OURS, READINGS
-from benchmarks.other_systems import RUNS
+from benchmarks.other_systems import RUNS, weights_digest
 from benchmarks.systems import SYSTEMS
 from config import CaptchaError
 
@@ -24,7 +24,8 @@ def record():
 
 def a_result(system, labelled, unlabelled, right, seed=0, **values):
     result = {"system": system, "labelled": labelled, "unlabelled": unlabelled, "seed": seed, "start": "auto"}
-    return result | {"jobs": 1, "captchas right": right, "total seconds": 100.0} | values
+    result |= {"jobs": 1, "captchas right": right, "total seconds": 100.0, "weights": weights_digest()}
+    return result | values
 
 
 def reporting(right, images, inside):
@@ -49,6 +50,7 @@ RESULTS = [
         "seed": 0,
         "start": "auto",
         "jobs": 1,
+        "weights": weights_digest(),
         "failed": "no memory",
     },
 ]
@@ -84,6 +86,16 @@ def test_what_the_program_says_of_itself_is_compared():
         "| 50 + 2,000 | 1 | 90.0% |  |  |  | 1,234 |",
         "| 200 | 1 | 95.0% |  |  |  | 100 |",
     ]
+
+
+def test_runs_with_earlier_initial_weights_are_said():
+    assert label_tables.section(VALUES)["earlier"] == ""
+    expected = label_tables.expected_table(VALUES)
+    old = [run | {"weights": "old"} if run["labelled"] == 50 else run for run in RESULTS]
+    values = {"test images": 1000, RUNS: old}
+    sentence = "With earlier initial weights, which read less: 50: 3 runs; 50 + 2,000: 1 run."
+    assert label_tables.section(values)["earlier"] == sentence
+    assert label_tables.expected_table(values) == f"{expected}\n\n{sentence}"
 
 
 def test_one_number_of_images_is_no_table_of_few_labels():

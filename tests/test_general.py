@@ -134,6 +134,14 @@ def test_a_missing_reader_is_said_once_and_the_others_read(fake_readings):
     assert values[-1]["test images"] == general.IMAGES
 
 
+def test_our_weights_are_read_with_again_once_they_change(fake_readings, monkeypatch):
+    (*_, values), _ = measured({})
+    fake_readings.clear()
+    monkeypatch.setattr(general, "has_current_weights", lambda result: result["weights"] == "new")
+    measured(values)
+    assert {reader for _, reader in fake_readings} == {OURS, "captcha-whisperer"}, "the last is missing"
+
+
 def test_what_the_record_has_is_not_read_again_in_the_same_version(fake_readings):
     (*_, values), _ = measured({})
     values[READINGS][0]["version"] = "1"

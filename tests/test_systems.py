@@ -386,6 +386,19 @@ def test_runs_of_another_version_are_repeated(fake_driver):
     assert {run["version"] for run in values[RUNS]} == {VERSION}
 
 
+def test_runs_with_other_initial_weights_are_repeated(fake_driver, monkeypatch):
+    *_, values = other_systems.measure(options(), [8], {})
+    assert {(run["start"], run.get("weights")) for run in values[RUNS]} == {
+        ("auto", other_systems.weights_digest()),
+        ("none", None),
+    }
+    fake_driver.commands.clear()
+    monkeypatch.setattr(other_systems, "weights_digest", lambda: "new")
+    *_, values = other_systems.measure(options(), [8], values)
+    assert len(fake_driver.commands) == 4, "with --start-from none, nothing has changed"
+    assert {run["weights"] for run in values[RUNS] if run["start"] == "auto"} == {"new"}
+
+
 def test_a_run_that_fails_is_kept_reported_and_tried_again(fake_driver):
     fake_driver.failing = "none"
     found, problem = all_values(options(), [8], {})
