@@ -31,6 +31,7 @@ from captcha_cnn import (
 from captcha_cnn.augment import augment
 from captcha_cnn.cli import given_settings, make_parser, next_command, run_main
 from captcha_cnn.dataset import Dataset, dataset_hash
+from captcha_cnn.interpolation import interpolated
 from captcha_cnn.metrics import EvalResult, Metrics
 from captcha_cnn.own_images import check_given, check_outside, find_images, find_unlabelled
 from captcha_cnn.own_sets import NO_OWN_SETS, OwnSets, load_own_sets, reload_sets
@@ -111,15 +112,16 @@ class Trainer:
             CaptchaError: the loss was never finite.
         """
         tf, state, config = tf_runtime.load_tensorflow(), self.state, self.config
-        bfloat16 = tf_runtime.bfloat16_support()
+        weights, bfloat16 = self.model.weights, tf_runtime.bfloat16_support()
         lines = [tf_runtime.arithmetic_line(bfloat16)]
         with tf.Session(config=tf_runtime.session_config(bfloat16)) as self.session:
             self.session.run(self.initialize)
+            self.start = initial_weights.starting_weights(self.session, weights, self.own.initial, config)
             if self.saved_path:
                 self.checkpoint.restore(self.session, self.saved_path)
                 lines.append(f"Resuming after step {state.step}")
             elif self.initial:
-                begin = self.session, self.model.weights, self.initial, config
+                begin = self.session, weights, self.initial, config
                 lines.append(initial_weights.load_initial_weights(*begin))
             if self.own.is_first:
                 progress.log("\n".join(lines))
@@ -162,7 +164,7 @@ class Trainer:
         self.clock = progress.TrainingClock(state.seconds, state.training_seconds)
         self.saved_step = state.step if state.last_eval_step >= 0 else -1
         self.total_steps = config.Epoch * batches.steps_per_epoch(len(train.images), config.batch_size)
-        results = self.clock, self.writer, self.evaluate, lambda: self.checkpoint.keep_best(self.session)
+        results = self.clock, self.writer, self.evaluate, self.keep_best
         self.validator = Validator(config, state, validation, *results)
         try:
             with tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True) as self.bar:
@@ -173,10 +175,9 @@ class Trainer:
                     with contextlib.closing(prefetch(coming)) as prepared:
                         done = self.run_steps(prepared, train) and not self.begin_round()
         except tf_runtime.TrainingInterrupted:
-            self.save_once()
+            self.save(again=False)
             raise
-        if state.best and progress.at_chance_level(state.best, config) and not state.warned:
-            progress.log(progress.chance_level_warning(state.best, config))
+        self.validator.warn_in_the_end()
         state.trained = state.best is not None
         self.save()
 
@@ -193,13 +194,10 @@ class Trainer:
                 progress.log(f"No improvement for over {config.patience} steps, auto-stopping....")
                 return True
             if progress.is_due(state.step, config.checkpoint_per_batch):
-                self.save_once()
+                self.save(again=False)
             self.stop.check()
             if not math.isfinite(self.train_step(x, y)):
-                progress.log(
-                    f"The training loss is not finite at step {state.step}: training stops, the best "
-                    f"weights, of step {state.best_step}, are kept. Try a smaller --alpha."
-                )
+                progress.log(progress.not_finite_line(state))
                 return True
         data = train if len(train.images) else self_training.own_labelled(state, self.own.unlabelled, config)
         if len(data.images):
@@ -215,9 +213,8 @@ class Trainer:
         self.state.step += 1
         self.clock.count_step(len(x))
         plan = self.total_steps, self.own.rounds, self.own.models_left
-        left = self.clock.describe(self_training.steps_left(self.state, self.config, *plan))
-        unless = "" if self.config.fixed_length else " unless it improves"
-        self.bar.set_description_str(f"step {self.state.step}, {left}{unless}", refresh=False)
+        left = self_training.steps_left(self.state, self.config, *plan)
+        self.bar.set_description_str(self.clock.describe(self.state.step, left, self.config), refresh=False)
         self.bar.update()
         return float(loss)
 
@@ -225,13 +222,14 @@ class Trainer:
         """Label the unlabelled images for a round of self-training; False where training ends."""
         state, config, own, reader = self.state, self.config, self.own, (self.session, self.model)
         with self.clock.training.paused(), self.stop.interruptible():
-            if config.fixed_length and len(self.validator.data.images) and len(state.stages) == state.round:
-                state.stages.append(cross_validation.read_held_out(*reader, self.validator.data, config))
+            if config.fixed_length and len(self.validator.data.images):
+                cross_validation.read_held_out(state, reader, self.validator.data, self.start, config)
             if own.unlabelled is None or not self_training.round_is_due(state, config, own.rounds):
                 self_training.log_summary(state, config)
                 return False
             calibration = own.temperatures[state.round] if own.temperatures else self.validator.data
-            labels = self_training.read_labels(*reader, own.unlabelled, calibration, config)
+            with interpolated(*reader, self.start, own.share):
+                labels = self_training.read_labels(*reader, own.unlabelled, calibration, config)
         progress.log(self_training.start_round(state, labels, config))
         return any(labels)
 
@@ -240,18 +238,20 @@ class Trainer:
         with self.stop.interruptible():
             return evaluate(self.session, self.model, data)
 
-    def save(self) -> None:
-        """Save the whole run."""
+    def keep_best(self) -> None:
+        """Keep the present weights as the best, or their mean with the initial ones."""
+        with interpolated(self.session, self.model, self.start, self.own.share):
+            self.checkpoint.keep_best(self.session)
+
+    def save(self, again: bool = True) -> None:
+        """Save the whole run; not again where this step is saved already, unless told to."""
         state = self.state
+        if self.saved_step == state.step and not again:
+            return
         with self.clock.training.paused():
             state.seconds, state.training_seconds = self.clock.total.seconds, self.clock.training.seconds
             self.checkpoint.save(self.session, asdict(state))
         self.saved_step = state.step
-
-    def save_once(self) -> None:
-        """Save the run unless this step is saved already."""
-        if self.state.step != self.saved_step:
-            self.save()
 
 
 def run_model(

@@ -2,8 +2,8 @@
 
 The images are split into parts, the folds. For each fold, a model is trained on the other images and
 reads those of the fold, which it has never seen. All readings together say how well such a model reads,
-its confidences are calibrated on them, and they decide how many rounds of self-training help. Then the
-model that is kept is trained on all images, in the same way.
+its confidences are calibrated on them, and they decide how many rounds of self-training help, and how much
+of the initial weights is kept. Then the model that is kept is trained on all images, in the same way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
@@ -30,10 +30,12 @@ from captcha_cnn.checkpoint import (
     list_checkpoints,
     load_latest,
     newest_of_run,
+    resume_version_error,
 )
 from captcha_cnn.dataset import Dataset, no_images
 from captcha_cnn.files import write_json
 from captcha_cnn.initial_weights import InitialWeights
+from captcha_cnn.interpolation import SHARE_OF_FOLDS, SHARES, interpolated
 from captcha_cnn.metrics import Metrics, accuracy_line
 from captcha_cnn.own_sets import OwnSets
 from captcha_cnn.progress import log
@@ -52,7 +54,8 @@ class Pooled(NamedTuple):
     """What the models of all folds say together, in the order of the images."""
 
     rounds: int  # of self-training that help
-    temperatures: list[float]  # after no round, after one, and so on
+    share: float  # of the trained weights in the mean that reads best: see captcha_cnn.interpolation
+    temperatures: list[float]  # of such means after no round, after one, and so on
     readings: Readings  # with the rounds that help
 
 
@@ -80,16 +83,34 @@ def run(
         if not record.exists():
             pooled = pool(list(read_folds(train_model, config, train, initial, own, stop)))
             write_json(record, pooled._asdict())
-        values = json.loads(record.read_text(encoding="utf-8"))
-        pooled = Pooled(**values | {"readings": Readings(*values["readings"])})
+        pooled = read_record(record)
         log(report(pooled, config))
         begin = load_latest(folder) if list_checkpoints(folder) else initial
-        plan = own._replace(rounds=pooled.rounds, temperatures=pooled.temperatures, is_first=False)
+        plan = own._replace(
+            rounds=pooled.rounds,
+            temperatures=pooled.temperatures,
+            share=pooled.share,
+            initial=initial,
+            is_first=False,
+        )
         state, result = train_model(config, (train, none, test), begin, plan, stop)
         readings.report(pooled.readings, own.record["train"], config)
         for fold in fold_folders(folder):  # of no use any more
             shutil.rmtree(fold)
     return state, result
+
+
+def read_record(path: Path) -> Pooled:
+    """What the folds have said, as it was recorded.
+
+    Raises:
+        VersionError: another version of this program wrote it.
+    """
+    values = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return Pooled(**values | {"readings": Readings(*values["readings"])})
+    except TypeError as error:
+        raise resume_version_error(str(error)) from None
 
 
 def read_folds(
@@ -106,7 +127,8 @@ def read_folds(
         fold = fold_config(config, number)
         os.makedirs(fold.checkpoint_folder, exist_ok=True)
         begin = newest_of_run(fold.checkpoint_folder) or initial
-        plan = own._replace(models_left=config.folds + 1 - number, is_first=number == 1)
+        left = config.folds + 1 - number
+        plan = own._replace(share=SHARE_OF_FOLDS, initial=initial, models_left=left, is_first=number == 1)
         state, _ = train_model(fold, (*of_fold, no_images(config)), begin, plan, stop)
         yield state.stages
 
@@ -132,43 +154,59 @@ def fold_sets(images: Dataset, folds: int) -> Iterator[tuple[Dataset, Dataset]]:
         )
 
 
-def read_held_out(session: Any, model: Any, held_out: Dataset, config: Config) -> dict[str, Any]:
-    """What a fold's model reads in the images of the fold, with calibrated confidences.
+def read_held_out(
+    state: TrainState,
+    reader: tuple[Any, Any],
+    held_out: Dataset,
+    initial: Mapping[str, np.ndarray],
+    config: Config,
+) -> None:
+    """Note what a fold's model reads in the images of the fold, with calibrated confidences.
+
+    For each share of the trained weights once, after this round of self-training.
 
     Args:
-        model: cnn_model.CNN.
+        reader: the session, and cnn_model.CNN. initial: weights by name.
     """
-    try:
-        temperature = fit_temperature(session, model, *held_out)
-        readings = read_dataset(session, model, held_out, config)
-    finally:  # training goes on without one
-        set_temperature(session, model, 1.0)
-    return {"temperature": temperature, "readings": list(readings)}
+    if state.stages and state.stages[-1]["round"] == state.round:  # before the run was interrupted
+        return
+    found = []
+    for share in SHARES:
+        with interpolated(*reader, initial, share):
+            try:
+                temperature = fit_temperature(*reader, *held_out)
+                readings = list(read_dataset(*reader, held_out, config))
+            finally:  # training goes on without one
+                set_temperature(*reader, 1.0)
+        of_stage = {"round": state.round, "share": share}
+        found.append(of_stage | {"temperature": temperature, "readings": readings})
+    state.stages += found
 
 
 def pool(stages: Sequence[Sequence[dict[str, Any]]]) -> Pooled:
-    """The readings of all folds, after the rounds of self-training that help.
+    """The readings of all folds, after the rounds of self-training that help, with the share that helps.
 
     A later stage is taken where its odds of the labels are better, as for validation results.
 
     Args:
-        stages: of each fold, what read_held_out() said after each stage of the training.
+        stages: of each fold, what read_held_out() said after each round of the training.
     Raises:
         CaptchaError: the training of a fold came to nothing.
     """
-    temperatures, best, chosen = [], None, 0
-    for number, stage in enumerate(zip(*stages, strict=True)):
+    temperatures: dict[float, list[float]] = {}
+    best = None
+    for stage in zip(*stages, strict=True):
         mean = sum(math.log(each["temperature"]) for each in stage) / len(stage)
-        temperatures.append(math.exp(mean))
+        temperatures.setdefault(stage[0]["share"], []).append(math.exp(mean))
         readings = interleave([Readings(*each["readings"]) for each in stage])
         metrics = Metrics(
             0.0, 0.0, readings.correct, len(readings.texts), float(np.mean(readings.label_probs))
         )
         if metrics.improves_on(best):
-            best, chosen, kept = metrics, number, readings
+            best, chosen, kept = metrics, stage[0], readings
     if best is None:
         raise CaptchaError("no weights are worth keeping, the loss was not finite: try a smaller --alpha")
-    return Pooled(chosen, temperatures, kept)
+    return Pooled(chosen["round"], chosen["share"], temperatures[chosen["share"]], kept)
 
 
 def interleave(folds: Sequence[Readings]) -> Readings:

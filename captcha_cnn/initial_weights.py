@@ -175,6 +175,24 @@ def _names(sizes: dict[str, int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in sizes.items())
 
 
+def starting_weights(
+    session: Any, averages: dict[str, Any], initial: InitialWeights | None, config: Config
+) -> dict[str, np.ndarray]:
+    """What load_initial_weights() gives a graph whose variables are initialized, but for the temperature."""
+    if initial is None:
+        return {}
+    trained = trained_variables(averages)
+    weights = adapt(initial, config, session.run(trained))
+    return {name: values for name, values in weights.items() if name != TEMPERATURE}
+
+
+def trained_variables(averages: dict[str, Any]) -> dict[str, Any]:
+    """The variables of the default graph that averages are kept of, by name."""
+    import tensorflow.compat.v1 as tf
+
+    return {v.op.name: v for v in tf.global_variables() if v.op.name in averages}
+
+
 def load_initial_weights(
     session: Any, averages: dict[str, Any], initial: InitialWeights, config: Config
 ) -> str:
@@ -183,9 +201,7 @@ def load_initial_weights(
     Args:
         averages: the averaged variables, by the name of the trained ones.
     """
-    import tensorflow.compat.v1 as tf
-
-    trained = {v.op.name: v for v in tf.global_variables() if v.op.name in averages}
+    trained = trained_variables(averages)
     weights = adapt(initial, config, session.run(trained))
     for name, values in weights.items():
         for variable in {trained[name], averages[name]}:

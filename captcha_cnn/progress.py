@@ -53,11 +53,12 @@ class TrainingClock:
         self._steps += 1
         self._images += images
 
-    def describe(self, steps_left: int) -> str:
-        """The speed so far, and the time that so many steps will take."""
+    def describe(self, step: int, steps_left: int, config: Config) -> str:
+        """The progress bar: the step, the speed so far, and the time that so many steps will take."""
         seconds = self.total.seconds - self._begin
         left = duration(steps_left * seconds / self._steps)
-        return f"{self._images / max(seconds, 1e-9):.0f} images/s, {left} left"
+        unless = "" if config.fixed_length else " unless it improves"
+        return f"step {step}, {self._images / max(seconds, 1e-9):.0f} images/s, {left} left{unless}"
 
     def as_scalars(self) -> dict[str, float]:
         """Images a second of training, as a point of TensorBoard's curve, once there are any."""
@@ -81,6 +82,14 @@ def duration(seconds: float) -> str:
 def is_due(step: int, every: int) -> bool:
     """Whether something done every so many steps is done at this one, step 0 included."""
     return step % every == 0
+
+
+def not_finite_line(state: TrainState) -> str:
+    """What a loss means that is infinite or not a number."""
+    return (
+        f"The training loss is not finite at step {state.step}: training stops, the best weights, of step "
+        f"{state.best_step}, are kept. Try a smaller --alpha."
+    )
 
 
 def sizes_line(*sets: Dataset) -> str:

@@ -74,6 +74,12 @@ class Validator:
                 progress.log(progress.status_line(state.step, trained, shown, improved and not fixed))
         return metrics
 
+    def warn_in_the_end(self) -> None:
+        """Say that the best weights are at chance level, unless it was said before."""
+        state, config = self.state, self.config
+        if state.best and progress.at_chance_level(state.best, config) and not state.warned:
+            progress.log(progress.chance_level_warning(state.best, config))
+
     def draw_curves(self, batch: Metrics, validation: Metrics | None, result: EvalResult) -> None:
         """A point of each curve, and now and then the images."""
         step, config = self.state.step, self.config

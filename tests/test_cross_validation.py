@@ -1,10 +1,12 @@
 """Few labelled images: how they are split into folds, what the folds say, and the whole run."""
 
+import contextlib
 import csv
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +18,8 @@ from training_fakes import interrupter, numbered_images
 import driver
 from captcha_cnn import checkpoint, cross_validation, own_images, readings, self_training
 from captcha_cnn.checkpoint import fold_folders, list_checkpoints, load_latest, newest_of_run
+from captcha_cnn.initial_weights import SHIPPED, read_weights
+from captcha_cnn.interpolation import interpolated
 from captcha_cnn.readings import Readings
 from config import Config, ConfigError
 
@@ -68,9 +72,10 @@ def test_cross_validation_that_cannot_be_is_refused(changes, words):
 # ---------------------------------------------------------------------- what the folds say
 
 
-def stage(temperature, *rows):
-    """What read_held_out() says: rows of label, text, confidence and probability of the label."""
-    return {"temperature": temperature, "readings": [list(each) for each in zip(*rows, strict=True)]}
+def stage(temperature, *rows, after=0, share=1.0):
+    """What read_held_out() notes: rows of label, text, confidence and probability of the label."""
+    found = {"round": after, "share": share, "temperature": temperature}
+    return found | {"readings": [list(each) for each in zip(*rows, strict=True)]}
 
 
 def test_readings_of_the_folds_are_pooled_in_the_order_of_the_images():
@@ -84,7 +89,7 @@ def test_readings_of_the_folds_are_pooled_in_the_order_of_the_images():
 
 def test_rounds_count_as_many_as_make_labels_more_probable():
     probs = [(0.5, 0.8, 0.4), (0.5, 0.7, 0.75)]
-    stages = [[stage(1.0, ("a", "a", each, each)) for each in fold] for fold in probs]
+    stages = [[stage(1.0, ("a", "a", p, p), after=n) for n, p in enumerate(fold)] for fold in probs]
     pooled = cross_validation.pool(stages)
     assert pooled.rounds == 1
     assert pooled.readings.label_probs == [0.8, 0.7]
@@ -96,9 +101,44 @@ def test_folds_whose_training_came_to_nothing_are_an_error_in_one_sentence():
         cross_validation.pool([[stage(1.0, ("a", "a", np.nan, np.nan))]])
 
 
+def test_the_share_of_the_trained_weights_is_that_which_makes_labels_most_probable():
+    probs = {(0, 0.5): 0.6, (0, 1.0): 0.7, (1, 0.5): 0.9, (1, 1.0): 0.8}
+    fold = [
+        stage(1 + share, ("a", "a", p, p), after=after, share=share) for (after, share), p in probs.items()
+    ]
+    pooled = cross_validation.pool([fold, fold])
+    assert (pooled.rounds, pooled.share) == (1, 0.5)
+    assert pooled.temperatures == [pytest.approx(1.5)] * 2
+    assert pooled.readings.label_probs == [0.9, 0.9]
+
+
+def test_inference_uses_a_mean_of_the_weights_inside_the_block_alone():
+    values = {"a": np.float32([2, 4]), "temperature": np.float32(1)}
+
+    def variable(name):
+        return SimpleNamespace(load=lambda new, _: values.__setitem__(name, new))
+
+    session = SimpleNamespace(run=lambda names: {name: values[name] for name in names})
+    model = SimpleNamespace(weights={name: variable(name) for name in values})
+    initial = {"a": np.float32([0, 8])}
+    for share, expected in ((0.75, [1.5, 5]), (1.0, [2, 4])):
+        with contextlib.suppress(KeyError), interpolated(session, model, initial, share):
+            assert values["a"].tolist() == expected
+            raise KeyError
+        assert values["a"].tolist() == [2, 4], "after an error, too"
+    with interpolated(session, model, {}, 0.5):
+        assert values["a"].tolist() == [2, 4]
+
+
+def test_a_record_of_another_version_is_one_sentence(tmp_path):
+    (tmp_path / "old.json").write_text('{"rounds": 1, "temperatures": [], "readings": [[], [], [], []]}')
+    with pytest.raises(driver.CaptchaError, match="must be of this version"):
+        cross_validation.read_record(tmp_path / "old.json")
+
+
 def test_the_report_names_accuracy_interval_and_what_helped():
     pooled = cross_validation.Pooled(
-        2, [1.0] * 4, Readings(["ab"] * 50, ["ab"] * 37 + ["ac"] * 13, [1.0] * 50, [])
+        2, 0.5, [1.0] * 4, Readings(["ab"] * 50, ["ab"] * 37 + ["ac"] * 13, [1.0] * 50, [])
     )
     text = cross_validation.report(pooled, Config(images="mine", unlabelled="more", folds=5))
     assert "Cross-validation accuracy:  74.00% (37 of 50, 95% interval 60.45 to 84.13)" in text
@@ -185,6 +225,22 @@ def test_few_images_give_a_figure_and_a_model_trained_on_all(place, capsys):
     assert driver.main(["--resume"]) == 0, "says the same again"
     assert driver.main([*FEW, "--folds", "1"]) == 0, "another run"
     assert Path("checkpoints/previous/readings.csv").exists()
+
+
+def test_the_kept_model_is_the_mean_that_cross_validation_chose(place, monkeypatch):
+    monkeypatch.setattr(cross_validation, "SHARES", (0.0,))
+    assert driver.main([*FEW, "--folds", "2"]) == 0
+    kept, initial = load_latest("checkpoints").initial, read_weights(SHIPPED).weights
+    for name in ("conv1_2x2/kernel", "conv2_4x2/mean", "dense/kernel"):
+        assert np.array_equal(kept[name], initial[name]), "with a share of 0, training changes nothing"
+    steps = load_latest("checkpoints").progress["step"]
+    shutil.rmtree("checkpoints")
+    monkeypatch.setattr(cross_validation, "SHARES", (1.0,))
+    assert driver.main([*FEW, "--folds", "2"]) == 0
+    assert load_latest("checkpoints").progress["step"] == steps
+    assert not np.array_equal(
+        load_latest("checkpoints").initial["conv1_2x2/kernel"], kept["conv1_2x2/kernel"]
+    )
 
 
 def test_an_interrupted_run_ends_as_one_never_interrupted(place, monkeypatch, capsys):

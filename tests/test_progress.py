@@ -140,12 +140,14 @@ def test_the_speed_that_the_progress_bar_shows_counts_the_images_trained_on(now)
     for images in (32, 18):
         now[0] += 2
         clock.count_step(images)
-    assert clock.describe(30) == "12 images/s, 1:00 left"  # 50 images in 4 s; 30 steps of 2 s
+    line = "step 7, 12 images/s, 1:00 left unless it improves"  # 50 images in 4 s; 30 steps of 2 s
+    assert clock.describe(7, 30, TINY) == line
     assert clock.as_scalars() == {"images_per_second": 12.5}
     with clock.training.paused():
         now[0] += 46
     assert clock.as_scalars() == {"images_per_second": 12.5}
-    assert clock.describe(30) == "1 images/s, 12:30 left"  # with the validation
+    fixed = replace(TINY, images="mine", folds=5)
+    assert clock.describe(7, 30, fixed) == "step 7, 1 images/s, 12:30 left", "with the validation"
     assert clock.total.seconds == 550
     assert clock.training.seconds == 404
 

@@ -108,7 +108,7 @@ def fake_trainer(session, sets=(14, 3), **settings):
     """A Trainer with that session after its training loop, on so many training and validation images."""
     config = replace(TINY, **settings)
     trainer = driver.Trainer(config, TrainState("hash of these images"), GracefulStop())
-    trainer.model, trainer.session, trainer.unlabelled = MODEL, session, None
+    trainer.model, trainer.session, trainer.start = MODEL, session, {}
     trainer.checkpoint, trainer.writer = FakeCheckpoint(session), FakeWriter()
     label = np.tile(np.eye(5)[0], 3)
     train, validation = (numbered_images(n)._replace(labels=np.tile(label, (n, 1))) for n in sets)
