@@ -104,6 +104,7 @@ def listen(port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((HOST, port))
+        listener.listen()  # a page that is opened early waits
     except OSError as error:
         listener.close()
         raise CaptchaError(

@@ -33,6 +33,7 @@ FIRST_LABELS = 20
 GROWTH = 1.5  # labels of a training, divided by those of the one before
 MIN_UNLABELLED = 20  # images without labels that self-training is worth its time for
 PRIORITY = 10  # of Unix, where 0 is normal and 19 the lowest
+ERROR = "driver.py: "  # what its last line begins with where it fails
 STOP_SECONDS = 8.0  # that driver.py has to save what it has
 BUSY = 75  # exit status where another process trains already (EX_TEMPFAIL of sysexits.h)
 
@@ -60,7 +61,7 @@ class BackgroundTraining:
                 return
             unlabelled = sum(map(self._labelling.is_open, self._labelling.order))
             command = training_command(self._labelling.settings, count, unlabelled)
-            self._last = self._training = count
+            before, self._last, self._training = self._last, count, count
             self._begun = time.monotonic()
             try:
                 self._process = subprocess.Popen(
@@ -73,19 +74,18 @@ class BackgroundTraining:
             except OSError as error:
                 self._training, self.failed = 0, f"it could not be started ({error})"
                 return
-            self._thread = threading.Thread(target=self._wait, args=(self._process, count), daemon=True)
+            self._thread = threading.Thread(target=self._wait, args=(self._process, before), daemon=True)
             self._thread.start()
 
-    def _wait(self, process: subprocess.Popen[bytes], count: int) -> None:
+    def _wait(self, process: subprocess.Popen[bytes], before: int) -> None:
         status = process.wait()
         with self._lock:
             self.failed = ""
             if status == BUSY:
-                self._last = round(count / GROWTH)  # the other process may end without a model
+                self._last = before  # the other process may end without a model
             elif status:
-                self.failed = (
-                    last_line(Path(self._labelling.settings.work, LOG)) or f"it ended with status {status}"
-                )
+                log = Path(self._labelling.settings.work, LOG)
+                self.failed = error_in(log) or f"it ended with status {status}, {log} says more"
             self._process, self._training = None, 0
         try:
             self._labelling.update_model()
@@ -131,11 +131,11 @@ def training_command(settings: Settings, count: int, unlabelled: int) -> list[st
     return [sys.executable, "-m", "captcha_cnn.background_training", work, str(count), str(DRIVER), *flags]
 
 
-def last_line(path: Path) -> str:
-    """The last line of a log, which is the sentence that driver.py ends with; empty where there is none."""
+def error_in(log: Path) -> str:
+    """The sentence that driver.py ended with; empty where it ended without one."""
     with contextlib.suppress(OSError):
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-        return next((line.removeprefix("driver.py: ") for line in reversed(lines) if line.strip()), "")
+        lines = log.read_text(encoding="utf-8", errors="replace").strip().split("\n")
+        return lines[-1].removeprefix(ERROR) if lines[-1].startswith(ERROR) else ""
     return ""
 
 
@@ -167,7 +167,7 @@ def main(arguments: Sequence[str]) -> int:
         try:
             keep_model(Path(work), int(count))
         except (CaptchaError, OSError) as error:
-            log.write(f"{error}\n".encode())
+            log.write(f"{ERROR}{error}\n".encode())
             return 1
     return 0
 
@@ -187,7 +187,8 @@ def keep_model(work: Path, count: int) -> None:
 
 def _end_with_parent(process: subprocess.Popen[bytes]) -> None:
     """Wait until standard input is closed, as it is when the parent is gone, and end the training."""
-    sys.stdin.buffer.read()
+    while os.read(0, 1):  # no buffer: its lock would be held when this process ends by itself
+        pass
     process.terminate()
     try:
         process.wait(STOP_SECONDS)

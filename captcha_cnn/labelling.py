@@ -104,6 +104,7 @@ class Labelling:
         self.guesses = Guesses(settings.folder, self._general_model(), self.order, self.is_open)
         self.update_model()
         self.disagreements: list[Item] | None = None  # to be reviewed, the surest first
+        self._reviewed: set[str] = set()
 
     def start(self) -> None:
         """Begin to read images in the background."""
@@ -128,7 +129,8 @@ class Labelling:
         with self._lock:
             self.file.refresh()
             if self.disagreements is not None:
-                return next((item for item in self.disagreements if self._claim(item.file, held)), None)
+                done = self._reviewed.union(held)
+                return next((item for item in self.disagreements if item.file not in done), None)
             waiting = [path for path in self.order if self.is_open(path) and path not in held]
         for path in self._by_choice(waiting):
             try:
@@ -168,12 +170,6 @@ class Labelling:
         yield from free
         yield from waiting
 
-    def _claim(self, path: str, held: Collection[str]) -> bool:
-        if path in held or path in self._claims:
-            return False
-        self._claims[path] = time.monotonic()
-        return True
-
     # ------------------------------------------------------------------ labels
 
     def record(self, path: str, label: str) -> None:
@@ -193,6 +189,7 @@ class Labelling:
             is_new = path not in self.file.labels
             self.file.record(path, label)
             self._claims.pop(path, None)
+            self._reviewed.add(path)
             if is_new and guess:
                 self._note(path, guess)
         self.update_model()

@@ -3,6 +3,7 @@
 // is shown, and some that are fetched already, so that the next one is there without a wait.
 
 const AHEAD = 2; // images that are fetched before they are needed
+const HELD = 100; // of the last images: the label of one may still be on its way
 const UNSURE = 0.9; // a character with a smaller probability is marked
 const POLL_MILLISECONDS = 3000; // between two looks at the state
 const items = [];
@@ -52,7 +53,8 @@ function fillQueue() {
 
 async function fetchNext() {
   while (ahead().length <= AHEAD) {
-    const held = items.slice(-100).filter((item) => !item.done).map((item) => item.file);
+    // Not those that were passed over, which come again in the end.
+    const held = items.filter((item, i) => item.done || i >= at).slice(-HELD).map((item) => item.file);
     const { item } = await post("/next", { held });
     if (!item) break;
     new Image().src = imageAddress(item.file); // the browser keeps it

@@ -35,8 +35,8 @@ MAX_BODY = 16_384  # bytes of a request
 IMAGE_SECONDS = 600  # that the browser may keep an image
 RECENT = 50  # labelled images that a new page can go back to
 HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; script-src 'self'; style-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; script-src 'self'; "
+    "style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
