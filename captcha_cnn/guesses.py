@@ -37,7 +37,7 @@ class Guesses:
         self._folder, self._order, self._is_wanted = folder, order, is_wanted
         self._found: dict[str, Guess] = {}
         self._changed, self._closed = threading.Event(), False
-        self._thread = threading.Thread(target=self._read_all, daemon=True)
+        self._thread = threading.Thread(target=self._work, daemon=True)
 
     def start(self) -> None:
         """Begin to read."""
@@ -74,14 +74,18 @@ class Guesses:
         known = [path for path in paths if path in self._found]
         return min(known, key=lambda path: self._found[path].reading.confidence, default=None)
 
-    def _read_all(self) -> None:
+    def _work(self) -> None:
         while not self._closed:
             self._changed.wait()
-            self._changed.clear()
-            for begin in range(0, len(self._order), CHUNK):
-                if self._closed or self._changed.is_set():
-                    break
-                self._read([path for path in self._order[begin : begin + CHUNK] if self._is_due(path)])
+            self.read_all()
+
+    def read_all(self) -> None:
+        """Read all images that wait with the newest model; stops early where there is a newer one."""
+        self._changed.clear()
+        for begin in range(0, len(self._order), CHUNK):
+            if self._closed or self._changed.is_set():
+                return
+            self._read([path for path in self._order[begin : begin + CHUNK] if self._is_due(path)])
 
     def _is_due(self, path: str) -> bool:
         guess = self._found.get(path)
