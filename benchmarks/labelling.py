@@ -58,10 +58,10 @@ def train(settings: Settings, labels: int, unlabelled: int) -> Path:
     """
     Path(settings.work).mkdir(parents=True)
     command = training_command(settings, labels, unlabelled)
-    status = subprocess.run(
-        command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, check=False
-    )
-    if status.returncode:
+    # It would end when its input is closed.
+    with subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        status = process.wait()
+    if status:
         log = Path(settings.work, "training.log").read_text(encoding="utf-8", errors="replace")
         raise CaptchaError(f"a training of {labels} labels failed: {log.strip()[-300:]}")
     return Path(settings.work, MODEL)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import os
 import threading
@@ -158,8 +159,14 @@ def append_line(path: Path, cells: Sequence[object], header: Sequence[str]) -> N
             file.seek(size - 1)
             line.write("" if file.read(1) == b"\n" else "\n")
         csv.writer(line, lineterminator="\n").writerows([cells] if size else [header, cells])
-        file.write(line.getvalue().encode())
-        os.fsync(file.fileno())
+        data = line.getvalue().encode()
+        try:
+            if file.write(data) < len(data):  # the rest does not fit, and a part would be another label
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
 
 
 def composed(name: str) -> str:

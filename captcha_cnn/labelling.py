@@ -29,6 +29,7 @@ from captcha_cnn.label_file import LabelFile, append_line, can_be_listed
 from captcha_cnn.labels import normalize_label
 from captcha_cnn.metrics import wilson_interval
 from captcha_cnn.numpy_model import NumpyModel, general_model, load_model
+from captcha_cnn.own_images import is_inside
 from config import CaptchaError, Config, ConfigError, escape_unprintable
 
 ANSWERS, MODEL = "answers.csv", "model.npz"  # files in the folder of the work
@@ -85,6 +86,9 @@ class Labelling:
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self._lock, self._random = settings, threading.RLock(), random.Random(0)
+        if is_inside(settings.work, settings.folder):
+            work, shown = map(escape_unprintable, (settings.work, settings.folder))
+            raise ConfigError(f"{work} must lie outside of {shown}: name another folder with --work")
         self.file = LabelFile(settings.folder)
         self.order = sorted(filter(can_be_listed, self.file.images), key=_random_key)
         self._known = frozenset(self.order)
@@ -184,7 +188,7 @@ class Labelling:
         label = normalize_label(label.strip(), ignore_case=False)
         if label:
             check_label(label, self._config, self._given)
-        guess = self.guesses.of(path) if self.is_open(path) else None
+        guess = None if path in self.file.labels else self.guesses.of(path)
         with self._lock:
             is_new = path not in self.file.labels
             self.file.record(path, label)
@@ -306,7 +310,7 @@ class Labelling:
                 if reading.text != labels[path]
             ]
         found.sort(key=lambda each: -each[0])
-        self.disagreements = [item for _, item in found]
+        self.disagreements, self._reviewed = [item for _, item in found], set()
 
 
 def _random_key(path: str) -> bytes:

@@ -78,6 +78,14 @@ def test_no_other_file_is_answered(server, name):
     assert (status, answer) == (404, {"error": "There is no such image in the folder."})
 
 
+def test_a_file_that_is_no_image_is_refused(tmp_path):
+    folder = make_images(tmp_path / "mine", 2)
+    (folder / "notes.txt").write_text("nothing")
+    with label_server(folder) as server:
+        assert server.ask("GET", "/image?file=notes.txt")[0] == 422
+        assert server.ask("POST", "/label", {"file": "notes.txt", "label": "abc"})[0] == 422
+
+
 def test_the_page_may_load_nothing_from_elsewhere(server):
     for path in ("/", "/label.js", "/label.css"):
         status, content = server.ask("GET", path)

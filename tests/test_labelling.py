@@ -9,6 +9,7 @@ import sys
 import time
 import unicodedata
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from label_server import make_images
 from own_folder import random_image, snapshot
 from PIL import Image
 
+from benchmarks.labelling import Person, Point, summary
 from captcha_cnn import labelling as module
 from captcha_cnn.background_training import (
     BUSY,
@@ -172,6 +174,28 @@ def test_a_killed_process_has_kept_what_it_confirmed(tmp_path, confirmed):
         assert int(file.labels[path][3:]) >= int(label), "at most a later label that was not confirmed yet"
     file.record("11.png", "last")  # and the lock is free
     assert labelled_files(str(folder)).labels["11.png"] == "last"
+
+
+FILL = """
+import resource, sys
+sys.path.insert(0, sys.argv[1])
+from captcha_cnn.label_file import LabelFile
+file = LabelFile(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_FSIZE, (file.path.stat().st_size + 9,) * 2)
+try:
+    file.record("01.png", "123456")
+except OSError as error:
+    print(error.strerror, file.labels)
+"""
+
+
+def test_where_a_line_does_not_fit_on_the_disk_no_part_of_it_is_left(folder):
+    LabelFile(str(folder)).record("00.png", "abc")
+    before = (folder / "labels.csv").read_bytes()
+    command = [sys.executable, "-c", FILL, str(PROJECT), str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("No space left on device {'00.png': 'abc'}\n", "")
+    assert (folder / "labels.csv").read_bytes() == before
 
 
 # ---------------------------------------------------------------------- which image is next
@@ -422,6 +446,11 @@ def test_a_damaged_model_is_an_error_that_says_what_to_do(make, tmp_path):
         make()
 
 
+def test_the_folder_of_the_trainings_must_lie_outside(folder):
+    with pytest.raises(CaptchaError, match="must lie outside"):
+        Labelling(Settings(str(folder), str(folder / "work")))
+
+
 # ---------------------------------------------------------------------- review
 
 
@@ -433,8 +462,8 @@ def test_review_goes_through_the_labels_that_the_model_disagrees_with_surest_fir
     labelling.review(list)
     items = []
     for _ in typed:
-        items.append(labelling.next([item.file for item in items[1:]]))
-        labelling.record(items[0].file, "typo")
+        items.append(labelling.next())
+        labelling.record(items[-1].file, "typo")
     assert [(item.file, item.label, item.guess) for item in items] == [
         (path, "typo", str(int(path[:2]))) for path in typed
     ]
@@ -597,3 +626,60 @@ def test_a_training_ends_with_the_process_that_began_it(tmp_path):
     assert second.returncode == BUSY, "one at a time"
     process.stdin.close()  # as the system does where the parent is killed
     assert process.wait(60) != 0
+
+
+# ---------------------------------------------------------------------- the benchmark
+
+
+@pytest.fixture
+def person(tmp_path, monkeypatch):
+    """A simulated person with 40 images, the first half of which the model reads, and the trainings."""
+    monkeypatch.setattr(module, "general_model", lambda *_: FakeModel())
+    truth = {f"{n:02d}.png": str(n) if n < 20 else "typed" for n in range(40)}
+    (tmp_path / "mine").mkdir()
+    for number, name in enumerate(truth):
+        random_image(number).save(tmp_path / "mine" / name)
+    trained = []
+
+    def train(settings, labels, unlabelled):
+        trained.append((labels, unlabelled))
+        write_model(tmp_path / "trained.npz", labels)
+        return tmp_path / "trained.npz"
+
+    settings = Settings(str(tmp_path / "mine"), str(tmp_path / "work"), random_share=1.0)
+    return SimpleNamespace(person=Person(settings, truth, train), trained=trained)
+
+
+def test_the_simulated_person_confirms_in_two_seconds_and_types_in_four(person):
+    for _ in range(19):
+        assert person.person.label() is None
+    labels = person.person.labelling.labels
+    assert person.person.seconds == sum(2 if label != "typed" else 4 for label in labels.values())
+    assert all(person.person.truth[path] == label for path, label in labels.items())
+
+
+def test_a_model_takes_over_once_the_person_has_typed_for_as_long_as_its_training_takes(person, monkeypatch):
+    clock = iter([100.0, 107.0])  # a training of 7 seconds
+    person.person.labelling.guesses.read_all()
+    for _ in range(19):
+        person.person.label()
+    with monkeypatch.context() as patched:
+        patched.setattr("benchmarks.labelling.time", SimpleNamespace(monotonic=lambda: next(clock)))
+        person.person.label()
+    assert person.trained == [(20, 20)]
+    begun = person.person.seconds
+    points = []
+    while not points:
+        before = person.person.seconds
+        points = [point for point in [person.person.label()] if point]
+    assert before >= begun + 7 > before - 4, "as soon as it is there"
+    assert (points[0].labels, points[0].typing_seconds, points[0].ready_seconds) == (20, begun, before)
+
+
+def test_labels_and_seconds_are_those_of_the_first_model_that_is_good_enough():
+    points = [Point(20, 50, 60, 0.9), Point(30, 70, 90, 0.98), Point(45, 95, 120, 0.99)]
+    found = summary(points)
+    assert found["labels until 99%"] == 45
+    assert found["seconds until 97%"] == 70
+    assert found["seconds until the reader of 97% is there"] == 90
+    assert summary(points[:1])["labels until 99%"] is None

@@ -25,7 +25,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from captcha_cnn.background_training import BackgroundTraining
-from captcha_cnn.images import FORMATS, open_image_file
+from captcha_cnn.images import FORMATS, ImageError, open_image_file
 from captcha_cnn.labelling import Item, Labelling
 from config import CaptchaError
 
@@ -38,6 +38,7 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; script-src 'self'; "
     "style-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
@@ -140,8 +141,11 @@ class Routes:
         name = self._known(request.query_params.get("file"))
         with open_image_file(os.path.join(self.labelling.settings.folder, name)) as file:
             content = file.read()
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            kind = Image.MIME[str(image.format)]
+        try:
+            with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+                kind = Image.MIME[str(image.format)]
+        except Exception as error:  # Pillow raises nearly anything on damaged data
+            raise ImageError("not an image", str(error)) from None
         kept = {"Cache-Control": f"private, max-age={IMAGE_SECONDS}"}  # the page fetches it ahead
         return Response(content, headers=HEADERS | kept, media_type=kind)
 
