@@ -8,6 +8,7 @@ sample. Each label is compared with what the model had answered before it was gi
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import os
@@ -196,7 +197,8 @@ class Labelling:
             self._reviewed.add(path)
             if is_new and guess:
                 self._note(path, guess)
-        self.update_model()
+        with contextlib.suppress(CaptchaError):  # a damaged model: the label is written all the same
+            self.update_model()
 
     def _note(self, path: str, guess: Guess) -> None:
         """Remember what the model had answered, and how long the label took."""

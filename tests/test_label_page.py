@@ -137,7 +137,7 @@ def test_nothing_is_loaded_from_elsewhere(page):
 def test_unsure_characters_are_marked_and_selected_for_typing(page):
     probs = page.browser.execute_script("return items[at].char_probs")
     marks = page.browser.find_elements(By.CSS_SELECTOR, "#guess mark")
-    assert [mark.text for mark in marks] == [c for c, p in zip(page.typed, probs, strict=True) if p < 0.9]
+    assert [mark.text for mark in marks] == [c for c, p in zip(page.typed, probs, strict=True) if p < 0.95]
     assert "Guess" in page.element("unsure").get_property("textContent")
     page.browser.execute_script(
         "Object.assign(items[at], {guess: '123', text: '123', char_probs: [1, 0.5, 1]}); shown = null; show()"
@@ -258,6 +258,18 @@ def test_the_target_is_announced_with_the_next_command(browser, tmp_path):
         text = browser.find_element(By.ID, "reached").text
         assert text.startswith("The target of 1% is reached.")
         assert text.endswith(f"python driver.py --images {folder} --unlabelled {folder}")
+
+
+def test_where_label_py_has_ended_the_page_says_so_and_keeps_what_was_typed(browser, folder):
+    with label_server(folder, *FLAGS) as server:
+        page = Page(browser, server)
+        first = page.file
+    page.press("1", "2", "3", Keys.ENTER)
+    page.wait(lambda: page.shown("error"))
+    assert page.text("error") == "label.py does not answer: start it again."
+    page.wait(lambda: page.file == first)
+    assert page.typed == "123"
+    browser.get("about:blank")
 
 
 def test_review_shows_the_label_and_what_the_model_reads(browser, folder):

@@ -4,12 +4,13 @@
 
 const AHEAD = 2; // images that are fetched before they are needed
 const HELD = 100; // of the last images: the label of one may still be on its way
-const UNSURE = 0.9; // a character with a smaller probability is marked
+const UNSURE = 0.95; // a character with a smaller probability is marked
 const POLL_MILLISECONDS = 3000; // between two looks at the state
 const items = [];
 let at = 0; // of `items`: the image that is shown
 let shown = null; // the file that is shown
 let fetching = null; // the request for the next image
+let gone = false; // whether label.py has not answered
 let status = {};
 
 const element = (id) => document.getElementById(id);
@@ -26,11 +27,13 @@ async function post(path, body) {
 function take(values) {
   if (values.error) throw new Error(values.error);
   showStatus(values.status);
+  if (gone) element("error").hidden = true;
+  gone = false;
   return values;
 }
 
 function showError(error) {
-  const gone = error instanceof TypeError; // what fetch() throws where nobody answers
+  gone = error instanceof TypeError; // what fetch() throws where nobody answers
   element("error").textContent = gone ? "label.py does not answer: start it again." : error.message;
   element("error").hidden = false;
 }
