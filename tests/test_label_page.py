@@ -129,8 +129,8 @@ def test_the_image_is_there_and_the_next_one_is_fetched_before_it_is_needed(page
 
 
 def test_nothing_is_loaded_from_elsewhere(page):
+    page.wait(lambda: len(page.loaded()) > 4)
     entries = page.loaded()
-    assert len(entries) > 4
     assert all(name.startswith((page.server.address, "data:")) for name in entries)
 
 
@@ -280,6 +280,9 @@ def test_review_shows_the_label_and_what_the_model_reads(browser, folder):
         assert (page.file, page.typed) == ("01.png", "0000000x"), "no text of the model is less probable"
         assert page.text("guess").startswith("read as")
         guess = page.browser.execute_script("return items[at].guess")
+        marks = page.browser.find_elements(By.CSS_SELECTOR, "#guess mark")
+        others = [c for c, other in zip(guess, "0000000x", strict=False) if c != other]
+        assert [mark.text for mark in marks] == others, "what is not as in the label"
         page.press_with_control(Keys.ENTER)
         page.wait(lambda: page.labels().get("01.png") == guess)
         page.wait(lambda: page.file == "00.png")

@@ -91,13 +91,15 @@ function labelNote(item) {
   return item.label ? " · labelled " + item.label : "";
 }
 
-// Shows the guess with its unsure characters marked; returns their places.
+// Shows the guess with its unsure characters marked, or in a review those that the label has not; returns
+// their places.
 function showGuess(item) {
   const unsure = [];
   const parts = [status.review ? "read as " : ""];
+  const label = [...(item.label ?? "")];
   let place = 0; // in the text, in units of JavaScript
   [...item.guess].forEach((character, i) => {
-    if (item.char_probs[i] < UNSURE) {
+    if (status.review ? character !== label[i] : item.char_probs[i] < UNSURE) {
       const mark = document.createElement("mark");
       mark.textContent = character;
       mark.title = Math.round(100 * item.char_probs[i]) + "% sure";
@@ -107,9 +109,9 @@ function showGuess(item) {
     place += character.length;
   });
   element("guess").replaceChildren(...parts);
-  element("unsure").textContent = unsure.length
-    ? "Guess " + item.guess + ", unsure of " + unsure.map((i) => item.guess[i]).join(", ")
-    : "Guess " + item.guess + ", sure of every character";
+  const marked = unsure.map((i) => item.guess[i]).join(", ");
+  element("unsure").textContent = (status.review ? "Read as " : "Guess ") + item.guess +
+    (!marked ? "" : status.review ? ", other than the label in " + marked : ", unsure of " + marked);
   return unsure;
 }
 
