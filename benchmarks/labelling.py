@@ -82,15 +82,16 @@ class Person:
         self.labelling.guesses.read_all()
 
     def label(self) -> Point | None:
-        """Label the next image; a new model where one takes over before it."""
-        point = self._take_over()
+        """Label the next image; where a new model is there, have it take over first, which is all then."""
+        if point := self._take_over():
+            return point
         if (item := self.labelling.next()) is None:
             raise CaptchaError("all images are labelled, and the model is not good enough")
         truth = self.truth[item.file]
         self.seconds += CONFIRM_SECONDS if item.guess == truth else TYPE_SECONDS
         self.labelling.record(item.file, truth)
         self._begin_training()
-        return point
+        return None
 
     def _begin_training(self) -> None:
         count = len(self.labelling.labels)

@@ -7,6 +7,7 @@ the page's own process never imports TensorFlow. It ends when the one that start
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import subprocess
@@ -19,10 +20,12 @@ from typing import Any
 
 import filelock
 
+from captcha_cnn.batches import steps_per_epoch
 from captcha_cnn.label_file import NAME
 from captcha_cnn.labelling import MODEL, Labelling, Settings
 from captcha_cnn.numpy_model import export_checkpoint
 from captcha_cnn.own_images import FEW_IMAGES_STEPS, MIN_STEPS
+from captcha_cnn.own_sets import HELD_OUT_SHARE
 from config import CaptchaError, Config
 
 PROJECT = Path(__file__).parent.parent
@@ -120,8 +123,10 @@ def training_command(settings: Settings, count: int, unlabelled: int) -> list[st
     """
     folder, work = os.path.abspath(settings.folder), os.path.abspath(settings.work)
     steps = min(FEW_IMAGES_STEPS + 4 * count, MIN_STEPS + count)
+    trained = count - 2 * max(1, round(HELD_OUT_SHARE * count))
+    epochs = math.ceil(steps / steps_per_epoch(trained, Config.batch_size))
     flags = ["--images", folder, "--labels", os.path.join(folder, NAME), "--folds", "1"]
-    flags += ["--epoch", str(-(-steps * Config.batch_size // count))]
+    flags += ["--epoch", str(epochs)]
     flags += ["--checkpoint-folder", os.path.join(work, UNFINISHED, CHECKPOINTS)]
     flags += ["--tensorboard-folder", os.path.join(work, UNFINISHED, TENSORBOARD)]
     if unlabelled >= MIN_UNLABELLED:
