@@ -27,10 +27,7 @@ def load_general_model(characters: str = "", char_num: int | str = "") -> tuple[
     Raises:
         ConfigError: it has no such character or length.
     """
-    initial = read_weights(SHIPPED)
-    settings: dict[str, Any] = {"images": "any", "width": WIDTH, "char_num": LENGTHS, **initial.sizes}
-    config = Config(characters=initial.characters, **settings)
-    config, weights = restrict(config, initial.weights, characters, char_num)
+    config, weights = general_weights(characters, char_num)
     codes = np.array([*map(ord, config.alphabet), 0])  # the last is that of PAST_END, -1
 
     def predict(images: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -38,3 +35,11 @@ def load_general_model(characters: str = "", char_num: int | str = "") -> tuple[
         return tuple(answers._replace(chars=codes[answers.chars], runner_up=codes[answers.runner_up]))
 
     return config, predict
+
+
+def general_weights(characters: str = "", char_num: int | str = "") -> tuple[Config, dict[str, np.ndarray]]:
+    """The settings and the weights, by name, of that model; as load_general_model()."""
+    initial = read_weights(SHIPPED)
+    settings: dict[str, Any] = {"images": "any", "width": WIDTH, "char_num": LENGTHS, **initial.sizes}
+    config = Config(characters=initial.characters, **settings)
+    return restrict(config, initial.weights, characters, char_num)
