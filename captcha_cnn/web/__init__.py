@@ -1,0 +1,1 @@
+"""The web services: limits, uploads, reading off the event loop, pages."""
