@@ -77,7 +77,7 @@ class CountRequests:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status, begin = 0, time.perf_counter()
+        status, begin = 500, time.perf_counter()  # where no answer begins
 
         async def count_status(message: Message) -> None:
             nonlocal status

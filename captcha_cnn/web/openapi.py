@@ -126,10 +126,11 @@ def post(
     error: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """A route that takes images."""
-    error = error or {"$ref": "#/components/schemas/Error"}
+    refused = {"$ref": "#/components/schemas/Error"}
     responses = {"200": {"description": "What the images say", "content": content(JSON, answer)}}
     for status, description in ERRORS.items():
-        responses[str(status)] = {"description": description, "content": content(JSON, error)}
+        shape = refused if status == 401 else error or refused
+        responses[str(status)] = {"description": description, "content": content(JSON, shape)}
     body = {"required": True, "content": {kind: {"schema": schema} for kind, schema in bodies.items()}}
     rest = {"parameters": parameters, "requestBody": body, "responses": responses, "security": KEY}
     return {"summary": summary, **rest}
