@@ -1,1 +1,1 @@
-"""Pages and services for the browser."""
+"""Services for the browser and other programs: their routes, limits and pages."""
