@@ -13,15 +13,23 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-from starlette.types import ASGIApp
+from typing import TYPE_CHECKING
 
 from captcha_cnn.checkpoint import list_checkpoints
 from captcha_cnn.cli import OneLineErrorParser, parse_number, run_main
-from captcha_cnn.web.inference import find_models, load_models
-from captcha_cnn.web.server import bind, run
-from captcha_cnn.web.service import create_app
 from config import CaptchaError, Config
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+try:
+    from captcha_cnn.web.inference import find_models, load_models
+    from captcha_cnn.web.server import bind, run
+    from captcha_cnn.web.service import create_app
+
+    MISSING = ""
+except ModuleNotFoundError as error:  # main() says it in one sentence
+    MISSING = str(error.name).partition(".")[0]
 
 EXPORTED = [Path("exported", name) for name in ("captcha.onnx", "captcha.tflite")]
 KEY_VARIABLE = "CAPTCHA_API_KEY"
@@ -49,6 +57,10 @@ def main(arguments: Sequence[str]) -> int:
             parser.error(f"--{name} must be a number from {low} to {high}, not {value!r}")
     if not options.api_key.isascii() or not options.api_key.isprintable():
         parser.error("--api-key must be printable ASCII characters")
+    if MISSING:
+        raise CaptchaError(
+            f"serve.py needs {MISSING}, which is not installed: pip install -r requirements-serve.txt"
+        )
     paths = find_models(options.model) if options.model else default_models()
     make_app = functools.partial(make_service, paths, options.api_key, options.timeout)
     listener = bind(options.host, options.port)
@@ -67,6 +79,11 @@ def make_service(paths: Mapping[str, str], api_key: str, seconds: float) -> ASGI
     return create_app(load_models(paths), api_key, seconds)
 
 
+def remark(text: str) -> None:
+    """Say something beside what is asked for."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def default_models() -> dict[str, str]:
     """The newest exported file; one of the newest checkpoint where there is none; else nothing, and a remark.
 
@@ -76,13 +93,16 @@ def default_models() -> dict[str, str]:
     checkpoints = list_checkpoints(Config.checkpoint_folder)
     found = sorted((path for path in EXPORTED if path.is_file()), key=lambda path: path.stat().st_mtime)
     if found:
+        if checkpoints and os.path.getmtime(f"{checkpoints[0]}.index") > found[-1].stat().st_mtime:
+            remark(
+                f"The model in {Config.checkpoint_folder} is newer than {found[-1]}, which is served: write "
+                "it anew with python export.py, and start again"
+            )
         return find_models(str(found[-1]))
     if not checkpoints:
-        print(
+        remark(
             f"Neither exported nor {Config.checkpoint_folder} holds a model yet, so the general weights are "
-            "served. A model of your captchas reads better; train one: python driver.py --images FOLDER",
-            file=sys.stderr,
-            flush=True,
+            "served. A model of your captchas reads better; train one: python driver.py --images FOLDER"
         )
         return {}
     print(f"Exporting the model in {Config.checkpoint_folder}, which is not exported yet", flush=True)

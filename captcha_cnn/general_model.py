@@ -14,7 +14,7 @@ import numpy as np
 from captcha_cnn.exported_model import PredictFn
 from captcha_cnn.initial_weights import SHIPPED, read_weights
 from captcha_cnn.numpy_network import log_probs
-from captcha_cnn.restrict import restrict_answers
+from captcha_cnn.restrict import restrict, restrict_answers
 from config import Config
 
 WIDTH, LENGTHS = 200, "2-8"  # of the captchas that the weights were trained on

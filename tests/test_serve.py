@@ -11,6 +11,8 @@ import re
 import select
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +21,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from bad_files import BAD_FILES, png_with_claimed_size
-from conftest import TINY, assert_refused, flags, script
+from conftest import PROJECT, TINY, assert_refused, flags, script
 from server import Server, form, noise, write_model
 
 from benchmarks import serving
@@ -683,6 +685,30 @@ def test_before_any_training_the_general_weights_are_served(tmp_path):
 def test_what_cannot_be_served_is_one_sentence(arguments, status, words, model, tmp_path):
     done = script("serve.py", "--model", model, *arguments, cwd=tmp_path)
     assert_refused(done, status, *words)
+
+
+def test_missing_packages_are_one_sentence(tmp_path):
+    without = "import runpy, sys; sys.modules['starlette'] = None; "
+    run = f"sys.argv = ['serve.py']; runpy.run_path({str(PROJECT / 'serve.py')!r}, run_name='__main__')"
+    command = [sys.executable, "-c", without + run]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert_refused(done, 1, "serve.py needs starlette", "pip install -r requirements-serve.txt")
+
+
+def test_a_newer_checkpoint_than_the_exported_file_is_said(model, tmp_path):
+    shutil.copytree(os.path.dirname(model), tmp_path / "exported")
+    (tmp_path / "checkpoints").mkdir()
+    for ending in ("index", "data-00000-of-00001"):
+        (tmp_path / "checkpoints" / f"state-9.{ending}").touch()
+    (path,) = (tmp_path / "exported").iterdir()
+    path.rename(path.with_name("captcha.onnx"))
+    for seconds, expected in ((10, True), (-10, False)):
+        os.utime(tmp_path / "exported" / "captcha.onnx", (time.time() - seconds,) * 2)
+        shutil.rmtree(tmp_path / "temporary", ignore_errors=True)
+        with contextlib.closing(Server(tmp_path)) as running:
+            assert running.get("/ready")[0] == 200
+            assert ("newer than exported/captcha.onnx, which is served" in running.said()) == expected
 
 
 def test_a_port_that_is_taken_is_one_sentence(server, model, tmp_path):
