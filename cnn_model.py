@@ -124,14 +124,14 @@ def infer(x: Any, config: Config) -> tuple[Any, Any, Predictions]:
 
 def build_inference_graph(
     config: Config, weights: dict[str, np.ndarray]
-) -> tuple[Any, Any, Any, Predictions]:
+) -> tuple[Any, Any, Any, Predictions, Any]:
     """Add the inference network to the default graph, its weights constants.
 
     TensorFlow brings constants into the processor's order once, not with every call. Large kernels
     are constants of float16, where that holds them exactly.
 
     Returns:
-        images, uint8 [B, H, W]; labels, int32 [B, L]; their loss, float32 [B]; the predictions.
+        images, uint8 [B, H, W]; labels, int32 [B, L]; their loss, float32 [B]; predictions; their logits.
     Raises:
         CaptchaError: a weight is missing.
     """
@@ -150,7 +150,7 @@ def build_inference_graph(
         labels = tf.placeholder(tf.int32, [None, config.max_length])
         _, calibrated_logits, predictions = infer(x, config)
         loss = HEADS[config.network].loss(calibrated_logits, labels, config.min_length)
-        return x, labels, loss, predictions
+        return x, labels, loss, predictions, calibrated_logits
 
 
 # ---------------------------------------------------------------------- our network

@@ -1,8 +1,8 @@
 """Write the trained model in the formats that people deploy: `python export.py`.
 
 Each is one file or folder that needs nothing of this project: a SavedModel, LiteRT, ONNX. All take
-images, uint8 [B, H, W] or in colour [B, H, W, 3], and return captcha_cnn.ctc.Predictions; the
-settings lie inside.
+images, uint8 [B, H, W] or in colour [B, H, W, 3], and return captcha_cnn.ctc.Predictions and the log
+probabilities that these are decoded from; the settings lie inside.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from captcha_cnn.checkpoint import CheckpointData, load_latest
 from captcha_cnn.cli import OneLineErrorParser, run_main
-from captcha_cnn.exported_model import CONFIG_KEY, INPUT, config_json
+from captcha_cnn.exported_model import CONFIG_KEY, INPUT, LOG_PROBS, config_json
 from captcha_cnn.files import atomic_folder, atomic_write
 from captcha_cnn.restrict import add_restriction_flags, restrict
 from captcha_cnn.tf_runtime import error_reason, load_tensorflow, suppress_stderr
@@ -37,7 +37,7 @@ def add_graph(saved: CheckpointData, strings: bool) -> tuple[dict[str, Any], dic
     from captcha_cnn.ctc import to_text
     from cnn_model import build_inference_graph
 
-    x, _, _, predictions = build_inference_graph(saved.config, saved.weights)
+    x, _, _, predictions, logits = build_inference_graph(saved.config, saved.weights)
     predictions = to_text(predictions, saved.config, strings)
     outputs = {
         "text": predictions.chars,
@@ -46,6 +46,8 @@ def add_graph(saved: CheckpointData, strings: bool) -> tuple[dict[str, Any], dic
         "runner_up": predictions.runner_up,
         "runner_up_confidence": predictions.runner_up_confidence,
     }
+    if saved.config.network == "ctc":
+        outputs[LOG_PROBS] = tf.nn.log_softmax(tf.transpose(logits, [1, 0, 2]))  # [B, T, K + 1]
     return {INPUT: x}, {name: tf.identity(tensor, name) for name, tensor in outputs.items()}
 
 

@@ -21,26 +21,17 @@ from tqdm import tqdm
 from captcha_cnn.checkpoint import list_checkpoints
 from captcha_cnn.cli import OneLineErrorParser, parse_number, run_main
 from captcha_cnn.dataset import labels_in_folder, list_image_files, load_images
-from captcha_cnn.exported_model import SUFFIXES, PredictFn, load_exported
+from captcha_cnn.exported_model import SUFFIXES, PredictFn, exported_log_probs, load_exported
 from captcha_cnn.general_model import load_general_model
 from captcha_cnn.images import MAX_FILE_SIZE, ImageError, ImageSource, image_for
 from captcha_cnn.labels import BadFile, image_order
 from captcha_cnn.metrics import evaluate_predictions
 from captcha_cnn.own_sets import read_split
+from captcha_cnn.prediction import Prediction, to_predictions
 from captcha_cnn.report import MAX_ON_PAGE, text_report, write_html_report
-from captcha_cnn.restrict import add_restriction_flags, restrict
+from captcha_cnn.restrict import add_restriction_flags, restrict, restrict_answers
 from captcha_cnn.tf_runtime import batch_slices, load_tensorflow, session_config, suppress_stderr
 from config import CaptchaError, Config, escape_unprintable
-
-
-class Prediction(NamedTuple):
-    """What an image says. Every probability is one among all texts of the lengths allowed."""
-
-    text: str
-    confidence: float  # probability of the text
-    char_probs: list[float]  # probability of each character
-    runner_up: str  # the most probable text with one other character, or of another length
-    runner_up_confidence: float
 
 
 class LoadedModel(NamedTuple):
@@ -87,12 +78,11 @@ class Predictor:
         if self.path is None:
             return LoadedModel(*load_general_model(self.characters, self.char_num), None)
         if self.path.endswith(SUFFIXES) or os.path.isfile(self.path):
-            if self.characters or self.char_num:
-                raise CaptchaError(
-                    f"{escape_unprintable(self.path)} must be a checkpoint folder to read some characters or "
-                    "lengths only, but is an exported file: export it anew with --characters or --char-num"
-                )
             config, predict = load_exported(self.path)
+            if self.characters or self.char_num:
+                config, predict = restrict_answers(
+                    config, exported_log_probs(predict), self.characters, self.char_num
+                )
             return LoadedModel(config, predict, None)
         return load_checkpoint_model(self.path, self.characters, self.char_num)
 
@@ -128,22 +118,7 @@ class Predictor:
     def read_arrays(self, images: np.ndarray) -> list[Prediction]:
         """What images say that are as the model sees them: uint8 [N, H, W], or [N, H, W, 3] in colour."""
         predict = self._model.predict
-        predictions = []
-        for part in batch_slices(len(images)):
-            text, confidence, char_probs, runner_up, runner_up_confidence = predict(images[part])
-            texts, runners_up = (
-                ["".join(chr(code) for code in codes if code) for codes in each.tolist()]  # 0 past the end
-                for each in (text, runner_up)
-            )
-            columns = (
-                texts,
-                confidence.tolist(),
-                [probs[: len(text)] for probs, text in zip(char_probs.tolist(), texts, strict=True)],
-                runners_up,
-                runner_up_confidence.tolist(),
-            )
-            predictions += [Prediction(*row) for row in zip(*columns, strict=True)]
-        return predictions
+        return [each for part in batch_slices(len(images)) for each in to_predictions(predict(images[part]))]
 
     def loss(self, images: np.ndarray, labels: Sequence[str]) -> float | None:
         """The mean loss of these labels, as in training; an exported model has none.
@@ -175,7 +150,7 @@ def load_checkpoint_model(folder: str, characters: str = "", char_num: int | str
     saved = load_latest(folder)
     config, weights = restrict(saved.config, saved.weights, characters, char_num)
     with tf.Graph().as_default():
-        x, labels, loss, predictions = build_inference_graph(config, weights)
+        x, labels, loss, predictions, _ = build_inference_graph(config, weights)
         outputs = to_text(predictions, config, strings=False)
         with suppress_stderr():  # TensorFlow remarks on missing GPUs, and with the first prediction on itself
             session = tf.Session(config=session_config())
@@ -272,19 +247,9 @@ def read_paths(predictor: Predictor, paths: Iterable[str], min_confidence: float
 
 def format_prediction(name: str, prediction: Prediction, min_confidence: float, as_json: bool) -> str:
     """What is printed for an image; an empty text where the confidence is less than that."""
-    text = prediction.text if prediction.confidence >= min_confidence else ""
+    values = prediction.as_json(name, min_confidence)
     if not as_json:
-        return f"{escape_unprintable(name)}\t{text}\t{prediction.confidence:.4f}"
-    runner_up = {"text": prediction.runner_up, "confidence": round(prediction.runner_up_confidence, 6)}
-    char_probs = [round(each, 6) for each in prediction.char_probs]
-    values = {
-        "path": name,
-        "text": text,
-        "confidence": round(prediction.confidence, 6),
-        "char_probs": char_probs,
-        "symbols": char_probs,  # the earlier name, for one more release
-        "runner_up": runner_up,
-    }
+        return f"{escape_unprintable(name)}\t{values['text']}\t{prediction.confidence:.4f}"
     return json.dumps(values, ensure_ascii=False)
 
 

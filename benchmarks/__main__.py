@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import colour, general, measure, other_systems, publish, runs
+from benchmarks import colour, general, measure, other_systems, publish, runs, serving
 from benchmarks.common import CHARACTERS_36
 from captcha_cnn import VERSION
 from captcha_cnn.cli import OneLineErrorParser, run_main
@@ -70,6 +70,7 @@ BENCHMARKS = {
     "drawing": Benchmark("drawing and loading captchas", lambda options: measure.drawing()),
     "reading": Benchmark("reading captchas", lambda options: measure.reading()),
     "exported": Benchmark("files that export.py writes", lambda options: measure.exported()),
+    "serving": Benchmark("`python serve.py`, beside its load generator", lambda options: serving.measure()),
     "colour": Benchmark(
         "captchas that luminance cannot read, `python driver.py --images FOLDER`, with `--colour` or without",
         lambda options, earlier: colour.measure(),

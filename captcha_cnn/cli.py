@@ -120,6 +120,9 @@ def run_main(main: Callable[[Sequence[str]], int]) -> NoReturn:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what goes wrong is raised
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
     os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # or TensorFlow complains that it finds no GPU
+    os.environ.setdefault(
+        "ORT_DISABLE_TELEMETRY", "1"
+    )  # ONNX Runtime tells its maker of each model otherwise
     for stream in (sys.stdout, sys.stderr):  # a file name may hold what the terminal cannot print
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:

@@ -9,7 +9,7 @@ import io
 import json
 import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,13 @@ from config import CaptchaError, Config, escape_unprintable
 SUFFIXES = (".onnx", ".tflite")
 INPUT = "pictures"  # the names of inputs and outputs are what deployed programs rely on
 OUTPUTS = ("text", "confidence", "each", "runner_up", "runner_up_confidence")
+LOG_PROBS = "log_probs"  # an output of network ctc: restrict_answers() decodes it for fewer characters
 CONFIG_KEY = "config"  # ONNX: the key of the metadata; LiteRT: config.json in the ZIP behind the model
 CONFIG_NAMES = ("width", "height", "char_num", "characters")
 SCALING_NAMES = ("stretch", "skip_top", "skip_bottom", "ignore_case")  # stored too for own images
 COLOUR = "colour"  # stored as true for a model that reads colour
 ANY_SIZE = "any_size"  # stored as true there: captcha_cnn.images.image_for() scales images
-PredictFn = Callable[[np.ndarray], tuple[np.ndarray, ...]]
+PredictFn = Callable[..., tuple[np.ndarray, ...]]
 
 
 def config_json(config: Config) -> str:
@@ -54,7 +55,8 @@ def load_exported(path: str, threads: int = 0) -> tuple[Config, PredictFn]:
     Returns:
         The settings; a function from images, uint8 [B, H, W] or in colour [B, H, W, 3], to text, int32
         [B, L] code points with 0 past the end, confidence, float32 [B], each, float32 [B, L], runner_up,
-        int32 [B, L], and runner_up_confidence, float32 [B], as captcha_cnn.ctc.Predictions explains them.
+        int32 [B, L], and runner_up_confidence, float32 [B], as captcha_cnn.ctc.Predictions explains them;
+        or to the outputs that a second argument names, with KeyError for one that the file has not.
     Raises:
         CaptchaError: no such file, a damaged one, or its runtime is not installed.
     """
@@ -86,15 +88,38 @@ def load_exported(path: str, threads: int = 0) -> tuple[Config, PredictFn]:
     return config, predict
 
 
+def exported_log_probs(predict: PredictFn) -> Callable[[np.ndarray], np.ndarray]:
+    """What restrict_answers() needs of an exported model; `predict` is that of load_exported()."""
+
+    def log_probs(images: np.ndarray) -> np.ndarray:
+        try:
+            return predict(images, (LOG_PROBS,))[0]
+        except KeyError:
+            raise CaptchaError(
+                f"an exported file must have {LOG_PROBS} to read some characters or lengths only, but "
+                "has none: export it anew with --characters or --char-num"
+            ) from None
+
+    return log_probs
+
+
 def _load_onnx(content: bytes, threads: int) -> tuple[dict[str, Any], PredictFn]:
     import onnxruntime
 
+    onnxruntime.disable_telemetry_events()  # inside another program, whose environment is not ours
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what goes wrong is raised
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     values = json.loads(session.get_modelmeta().custom_metadata_map[CONFIG_KEY])
-    return values, lambda images: tuple(session.run(OUTPUTS, {INPUT: images}))
+    known = {output.name for output in session.get_outputs()}
+
+    def predict(images: np.ndarray, names: Sequence[str] = OUTPUTS) -> tuple[np.ndarray, ...]:
+        if missing := set(names) - known:
+            raise KeyError(*missing)
+        return tuple(session.run(names, {INPUT: images}))
+
+    return values, predict
 
 
 def _load_litert(content: bytes, threads: int) -> tuple[dict[str, Any], PredictFn]:
@@ -108,9 +133,9 @@ def _load_litert(content: bytes, threads: int) -> tuple[dict[str, Any], PredictF
         run(**{INPUT: np.zeros([1, *config_of(values).image_shape], np.uint8)})
     lock = threading.Lock()  # an interpreter is not safe for two threads at once
 
-    def predict(images: np.ndarray) -> tuple[np.ndarray, ...]:
+    def predict(images: np.ndarray, names: Sequence[str] = OUTPUTS) -> tuple[np.ndarray, ...]:
         with lock:
             outputs = run(**{INPUT: images})
-        return tuple(outputs[name] for name in OUTPUTS)
+        return tuple(outputs[name] for name in names)
 
     return values, predict

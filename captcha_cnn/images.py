@@ -41,7 +41,7 @@ class ImageError(CaptchaError):
         self.category = category
 
 
-def image_for(image: ImageSource, config: Config) -> np.ndarray:
+def image_for(image: ImageSource, config: Config, max_pixels: int | None = None) -> np.ndarray:
     """One image as the model of that Config sees it, uint8 [H, W], grayscale; [H, W, 3] with `colour`.
 
     Drawn captchas must have the model's size, and stay as they are to the pixel. A model of own
@@ -50,13 +50,19 @@ def image_for(image: ImageSource, config: Config) -> np.ndarray:
 
     Args:
         image: as decode_image() takes it.
+        max_pixels: that an image of any size may have in all; MAX_PIXELS unless given.
     Raises:
         ImageError: not an image, damaged, or of a size that cannot be used.
     """
     size = config.width, config.height
     if not config.own_images:
         return decode_image(image, size, to_rgb if config.colour else to_grayscale)
-    rgb = decode_image(image, convert=to_rgb)
+
+    def small_to_rgb(opened: Image.Image) -> np.ndarray:
+        _check_size(opened, None, max_pixels)
+        return to_rgb(opened)
+
+    rgb = decode_image(image, convert=small_to_rgb)
     first = min(round(config.skip_top * len(rgb)), len(rgb) - 1)
     last = max(first + 1, len(rgb) - round(config.skip_bottom * len(rgb)))
     read = rgb[first:last]
@@ -148,13 +154,14 @@ def _decode_opened(
         return convert(again)
 
 
-def _check_size(image: Image.Image, size: tuple[int, int] | None) -> None:
+def _check_size(image: Image.Image, size: tuple[int, int] | None, max_pixels: int | None = None) -> None:
+    max_pixels = max_pixels or MAX_PIXELS
     if size and image.size != size:
         raise ImageError("another size", "{}x{} px, not {}x{}".format(*image.size, *size))
     if not image.width * image.height:
         raise ImageError("not an image", f"{image.width}x{image.height} px")
-    if image.width * image.height > MAX_PIXELS:
-        raise ImageError("a huge size", f"{image.width}x{image.height} px, not at most {MAX_PIXELS:,} in all")
+    if image.width * image.height > max_pixels:
+        raise ImageError("a huge size", f"{image.width}x{image.height} px, not at most {max_pixels:,} in all")
 
 
 def to_grayscale(image: Image.Image) -> np.ndarray:

@@ -125,10 +125,10 @@ def labelled_files(folder: str, labels_file: str = "") -> LabelledFiles:
     pairs, name = read_labels_file(labels_file), os.path.basename(labels_file)
     itself = os.path.relpath(os.path.realpath(labels_file), os.path.realpath(folder))
     images = [path for path in paths if path not in LABELS_FILES and path != Path(itself).as_posix()]
-    return match_labels([(_inside(file, folder), label) for file, label in pairs], images, name)
+    return match_labels([(path_inside(file, folder), label) for file, label in pairs], images, name)
 
 
-def _inside(file: str, folder: str) -> str:
+def path_inside(file: str, folder: str) -> str:
     """The path inside the folder of a file that a list names, perhaps with the folder or as absolute path."""
     path = file.replace("\\", "/")
     if os.path.isabs(path):
@@ -163,7 +163,7 @@ def read_labels_file(path: str) -> list[tuple[str, str]]:
         raise CaptchaError(
             f"{shown} must be a list of files and labels, but is not ({error}): check its quotes"
         ) from None
-    columns = _columns(rows[0][1]) if rows else None
+    columns = find_columns(rows[0][1]) if rows else None
     file_column, label_column = columns or (0, 1)
     pairs = []
     for number, row in rows[1 if columns else 0 :]:
@@ -192,7 +192,7 @@ def _delimiter(path: str, text: str) -> str:
     return next((each for each in candidates if each in first), " ")
 
 
-def _columns(header: Sequence[str]) -> tuple[int, int] | None:
+def find_columns(header: Sequence[str]) -> tuple[int, int] | None:
     """Positions of file and label where the first line names the columns."""
     names = [cell.lower() for cell in header]
     file = next((i for i, name in enumerate(names) if name in FILE_COLUMNS), None)

@@ -26,7 +26,7 @@ def decode(log_probs: np.ndarray, min_length: int, length: int) -> Answers:
     """The most probable text of `min_length` to `length` characters, and the one after it.
 
     For each length, each place gets its most probable character. The answers are the best two of these
-    texts, and of these with the nearest second character in one place.
+    texts, and of these with the nearest second character in one place; of one length alone, these two.
 
     Args:
         log_probs: float64 [B, T, K + 1], log softmax of each time step; class K is the blank.
@@ -42,8 +42,10 @@ def decode(log_probs: np.ndarray, min_length: int, length: int) -> Answers:
         places.append(np.pad(joint, ((0, 0), (0, length - n), (0, 0)), constant_values=-np.inf))
     texts = np.stack(candidates, axis=1)  # [B, 2 R, L]
     log_text_probs = np.stack([text_log_prob(log_probs, each) for each in candidates], axis=1)
-    first, second = np.argsort(-log_text_probs, axis=1, kind="stable")[:, :2].T
     images = np.arange(len(texts))
+    first, second = np.zeros_like(images), np.ones_like(images)  # of one length, as the graph has it
+    if min_length < length:
+        first, second = np.argsort(-log_text_probs, axis=1, kind="stable")[:, :2].T
     probs = np.exp(np.minimum(log_text_probs - log_total[:, None], 0.0))
     chars = texts[images, first]
     all_places = np.logaddexp.reduce(places, axis=0) - log_total[:, None, None]  # [B, L, K]

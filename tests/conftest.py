@@ -66,6 +66,14 @@ def trained(tmp_path_factory):
     return SimpleNamespace(folder=folder, config=config, generated=generated.stdout, out=done.stdout)
 
 
+@pytest.fixture(scope="session")
+def model(tf, tmp_path_factory):
+    """An exported model that is untrained: its answers are of no use, and always the same."""
+    from server import write_model
+
+    return write_model(tf, tmp_path_factory.mktemp("model"))
+
+
 def flags(config):
     """The command-line arguments that give this Config."""
     words = []

@@ -348,8 +348,26 @@ def test_an_export_of_some_characters_answers_as_the_checkpoint_does_with_these(
     assert some.config.alphabet == "bd"
     expected = Predictor(folder / "checkpoints", characters="bd").read_arrays(images)
     assert [each.text for each in some.read_arrays(images)] == [each.text for each in expected]
-    with pytest.raises(CaptchaError, match="is an exported file: export it anew with --characters"):
-        Predictor(tmp_path / "captcha.onnx", characters="b").read_arrays(images)
+
+
+@FILES
+def test_a_file_answers_with_some_characters_as_the_checkpoint_does(format, folder, written, images):
+    path = written(format)
+    found, expected = (
+        Predictor(model, characters="dac").read_arrays(images) for model in (path, folder / "checkpoints")
+    )
+    assert [each.text for each in found] == [each.text for each in expected]
+    for part in ("confidence", "char_probs", "runner_up_confidence"):
+        one, other = ([getattr(each, part) for each in predictions] for predictions in (found, expected))
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert set("".join(each.text + each.runner_up for each in found)) <= set("acd")
+
+
+@FILES
+def test_a_file_without_log_probabilities_names_the_other_way(format, written, images):
+    predictor = Predictor(written(format, "classic"), characters="abc")
+    with pytest.raises(CaptchaError, match=r"must have log_probs .* export it anew with --characters"):
+        predictor.read_arrays(images)
 
 
 # ---------------------------------------------------------------------- what cannot be written

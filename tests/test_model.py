@@ -293,7 +293,7 @@ def test_the_inference_graph_of_constants_reads_as_the_model_does(dense, tf):
         )
         weights = session.run(model.weights)
     with tf.Graph().as_default(), tf.Session() as other:
-        x, classes, loss, predictions = build_inference_graph(config, weights)
+        x, classes, loss, predictions, _ = build_inference_graph(config, weights)
         assert not tf.global_variables()
         feed = {x: images, classes: labels.reshape(-1, 3, 5).argmax(axis=2)}
         found, losses = other.run([predictions, loss], feed)

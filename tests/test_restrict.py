@@ -8,7 +8,7 @@ import pytest
 from conftest import TINY
 from graph_helpers import drawn_batch, new_model
 
-from captcha_cnn.restrict import restrict
+from captcha_cnn.restrict import restrict, restrict_answers
 from config import ConfigError
 
 
@@ -48,7 +48,7 @@ def test_the_confidence_is_that_among_the_texts_that_are_allowed(settings, chara
     wanted, restricted = restrict(config, weights, characters, char_num)
     texts = texts_of(wanted)
     with tf.Graph().as_default(), tf.Session() as session:
-        x, _, _, predictions = build_inference_graph(wanted, restricted)
+        x, _, _, predictions, _ = build_inference_graph(wanted, restricted)
         found = session.run(predictions, {x: images})
     with (
         tf.Graph().as_default(),
@@ -105,3 +105,37 @@ def test_columns_of_the_other_characters_go_and_the_blank_stays():
 def test_what_the_model_does_not_read_is_one_sentence(characters, char_num, message):
     with pytest.raises(ConfigError, match=message):
         restrict(replace(TINY, char_num="2-3"), {}, characters, char_num)
+
+
+@pytest.mark.parametrize(
+    ("settings", "characters", "char_num"),
+    [
+        ({}, "db", ""),
+        ({"char_num": "1-3"}, "eca", "1-2"),
+        ({"char_num": "1-3", "characters": "אבגדה"}, "דגב", ""),
+        ({"char_num": 2, "characters": "אבגדה"}, "", ""),
+    ],
+)
+def test_log_probabilities_are_enough(settings, characters, char_num, tf):
+    """An exported file has no weights to take columns from, and answers the same."""
+    from captcha_cnn.ctc import to_text
+    from cnn_model import build_inference_graph
+
+    config, (images, _) = replace(TINY, **settings), drawn_batch(9)
+    with new_model(tf, config) as (model, session):
+        random = np.random.default_rng(1)
+        weights = {
+            name: value + 0.1 * random.normal(size=value.shape).astype(np.float32)
+            for name, value in session.run(model.weights).items()
+        }
+    with tf.Graph().as_default(), tf.Session() as session:
+        x, _, _, _, logits = build_inference_graph(config, weights)
+        found = session.run(tf.nn.log_softmax(tf.transpose(logits, [1, 0, 2])), {x: images})
+    config_then, predict = restrict_answers(config, lambda images: found, characters, char_num)
+    wanted, restricted = restrict(config, weights, characters, char_num)
+    assert config_then == wanted
+    with tf.Graph().as_default(), tf.Session() as session:
+        x, _, _, predictions, _ = build_inference_graph(wanted, restricted)
+        expected = session.run(to_text(predictions, wanted, strings=False), {x: images})
+    for one, other in zip(predict(images), expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)

@@ -1,0 +1,1 @@
+"""Services for the browser and other programs: their routes, limits and pages."""
