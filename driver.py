@@ -233,10 +233,10 @@ class Trainer:
         progress.log(self_training.start_round(state, labels, config))
         return any(labels)
 
-    def evaluate(self, data: Dataset) -> EvalResult:
-        """Read all images; a signal interrupts it."""
+    def evaluate(self, *sets: Dataset) -> list[EvalResult]:
+        """Read all images of each set; a signal interrupts it."""
         with self.stop.interruptible():
-            return evaluate(self.session, self.model, data)
+            return [evaluate(self.session, self.model, data) for data in sets]
 
     def keep_best(self) -> None:
         """Keep the present weights as the best, or their mean with the initial ones."""

@@ -25,7 +25,7 @@ class Validator:
     data: Dataset  # the validation set, which may be empty
     clock: progress.TrainingClock
     writer: SummaryWriter
-    evaluate: Callable[[Dataset], EvalResult]
+    evaluate: Callable[..., list[EvalResult]]  # of any number of sets
     keep_best: Callable[[], None]
 
     def __post_init__(self) -> None:
@@ -57,8 +57,8 @@ class Validator:
         """
         state, fixed, count = self.state, self.config.fixed_length, len(self.data.images)
         with self.clock.training.paused():
-            of_batch = self.evaluate(batch)
-            result = self.evaluate(self.with_copies) if count else of_batch
+            of_batch, *results = self.evaluate(batch, *[self.with_copies] * (count > 0))
+            result = results[0] if results else of_batch
             selection = Metrics.from_result(result)
             result = EvalResult(*(each[: count or len(batch.images)] for each in result))
             improved = selection.improves_on(None if fixed else state.best)
