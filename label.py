@@ -6,7 +6,6 @@ The model's guess is filled in, training runs in the background, and labels go t
 from __future__ import annotations
 
 import os
-import socket
 import webbrowser
 from collections.abc import Sequence
 
@@ -68,12 +67,14 @@ def serve(labelling: Labelling, training: BackgroundTraining | None, port: int, 
         import uvicorn
 
         from captcha_cnn.web.label_service import make_app
+        from captcha_cnn.web.server import bind
     except ImportError as error:
         raise CaptchaError(
             f"label.py needs {error.name}, which is not installed: pip install -r requirements-serve.txt"
         ) from None
     folder = labelling.settings.folder
-    with listen(port) as listener:
+    remedy = f"end the program that has port {port}, or use --port 0"
+    with bind(HOST, port, remedy) as listener:  # a page that is opened early waits
         port = listener.getsockname()[1]
         address, count = f"http://{HOST}:{port}/", len(labelling.order)
         train = shell_command("python", "driver.py", "--images", folder, "--unlabelled", folder)
@@ -92,25 +93,6 @@ def serve(labelling: Labelling, training: BackgroundTraining | None, port: int, 
             shown = escape_unprintable(labelling.file.path)
             print(f"{len(labelling.labels):,} labels are in {shown}; go on with the same command")
     return 0
-
-
-def listen(port: int) -> socket.socket:
-    """A socket of the loopback.
-
-    Raises:
-        CaptchaError: the port is taken.
-    """
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((HOST, port))
-        listener.listen()  # a page that is opened early waits
-    except OSError as error:
-        listener.close()
-        raise CaptchaError(
-            f"port {port} of {HOST} must be free, but is not ({error.strerror}): use --port 0"
-        ) from None
-    return listener
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
         )
     paths = find_models(options.model) if options.model else default_models()
     make_app = functools.partial(make_service, paths, options.api_key, options.timeout)
-    listener = bind(options.host, options.port)
+    listener = bind(options.host, options.port, "name another --host or --port")
     if options.workers > 1:
         load_models(paths)  # so that what is wrong is said once
     host, port = listener.getsockname()[:2]

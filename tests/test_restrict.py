@@ -17,6 +17,16 @@ def texts_of(config):
     return ["".join(text) for n in lengths for text in itertools.product(config.alphabet, repeat=n)]
 
 
+def random_weights(tf, config):
+    """The weights of a new model, with which no two characters are alike."""
+    with new_model(tf, config) as (model, session):
+        random = np.random.default_rng(1)
+        return {
+            name: value + 0.1 * random.normal(size=value.shape).astype(np.float32)
+            for name, value in session.run(model.weights).items()
+        }
+
+
 def classes_of(texts, config):
     """int32 [N, L], -1 past the end."""
     classes = np.full([len(texts), config.max_length], -1, np.int32)
@@ -39,12 +49,7 @@ def test_the_confidence_is_that_among_the_texts_that_are_allowed(settings, chara
     from cnn_model import HEADS, build_inference_graph
 
     config, (images, _) = replace(TINY, **settings), drawn_batch(4)
-    with new_model(tf, config) as (model, session):
-        random = np.random.default_rng(1)
-        weights = {
-            name: value + 0.1 * random.normal(size=value.shape).astype(np.float32)
-            for name, value in session.run(model.weights).items()
-        }
+    weights = random_weights(tf, config)
     wanted, restricted = restrict(config, weights, characters, char_num)
     texts = texts_of(wanted)
     with tf.Graph().as_default(), tf.Session() as session:
@@ -122,12 +127,7 @@ def test_log_probabilities_are_enough(settings, characters, char_num, tf):
     from cnn_model import build_inference_graph
 
     config, (images, _) = replace(TINY, **settings), drawn_batch(9)
-    with new_model(tf, config) as (model, session):
-        random = np.random.default_rng(1)
-        weights = {
-            name: value + 0.1 * random.normal(size=value.shape).astype(np.float32)
-            for name, value in session.run(model.weights).items()
-        }
+    weights = random_weights(tf, config)
     with tf.Graph().as_default(), tf.Session() as session:
         x, _, _, _, logits = build_inference_graph(config, weights)
         found = session.run(tf.nn.log_softmax(tf.transpose(logits, [1, 0, 2])), {x: images})

@@ -9,7 +9,7 @@ import asyncio
 import hmac
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from starlette.datastructures import Headers
 from starlette.requests import Request
@@ -176,12 +176,3 @@ class _Body:
     def _too_large(self) -> RequestError:
         most = f"{self.max_bytes:,} bytes"
         return RequestError(413, "too large", f"the body must have at most {most}, but has more: send less")
-
-
-def from_exception(kind: str, status: int) -> Any:
-    """An exception handler of Starlette's that answers with the text of the exception."""
-
-    def handler(request: Request, error: Exception) -> JSONResponse:
-        return error_response(request, RequestError(status, kind, str(error)))
-
-    return handler

@@ -80,9 +80,11 @@ class Protocol(H11Protocol):
         self.transport.close()
 
 
-def bind(host: str, port: int) -> socket.socket:
+def bind(host: str, port: int, remedy: str) -> socket.socket:
     """A socket that listens there.
 
+    Args:
+        remedy: what to do where it cannot.
     Raises:
         CaptchaError: it cannot, for example since another program does.
     """
@@ -92,7 +94,7 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or error
         raise CaptchaError(
-            f"{host}:{port} must be free to listen on, but is not ({reason}): name another --host or --port"
+            f"{host}:{port} must be free to listen on, but is not ({reason}): {remedy}"
         ) from None
 
 
