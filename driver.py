@@ -31,7 +31,7 @@ from captcha_cnn import (
 from captcha_cnn.augment import augment
 from captcha_cnn.cli import given_settings, make_parser, next_command, run_main
 from captcha_cnn.dataset import Dataset, dataset_hash
-from captcha_cnn.interpolation import interpolated
+from captcha_cnn.interpolation import interpolated, keep_best_mean
 from captcha_cnn.metrics import EvalResult, Metrics
 from captcha_cnn.own_images import check_given, check_outside, find_images, find_unlabelled
 from captcha_cnn.own_sets import NO_OWN_SETS, OwnSets, load_own_sets, reload_sets
@@ -95,7 +95,8 @@ class Trainer:
         from cnn_model import CNN
 
         self.model = CNN.build(self.config)
-        self.checkpoint = checkpoint.Checkpoint(self.config, self.model.weights, self.model.inference_weights)
+        weights = self.model.weights, self.model.inference_weights
+        self.checkpoint = checkpoint.Checkpoint(self.config, *weights, initial_weights.are_used(self.config))
         self.initialize = tf.global_variables_initializer()
         self.initial = start if isinstance(start, initial_weights.InitialWeights) else None
         self.saved_path = ""
@@ -116,13 +117,14 @@ class Trainer:
         lines = [tf_runtime.arithmetic_line(bfloat16)]
         with tf.Session(config=tf_runtime.session_config(bfloat16)) as self.session:
             self.session.run(self.initialize)
-            self.start = initial_weights.starting_weights(self.session, weights, self.own.initial, config)
             if self.saved_path:
                 self.checkpoint.restore(self.session, self.saved_path)
                 lines.append(f"Resuming after step {state.step}")
             elif self.initial:
                 begin = self.session, weights, self.initial, config
                 lines.append(initial_weights.load_initial_weights(*begin))
+                self.checkpoint.keep_start(self.session)
+            self.start = self.checkpoint.start(self.session)
             if self.own.is_first:
                 progress.log("\n".join(lines))
             writer = SummaryWriter(config.tensorboard_folder, self.session, state.last_eval_step + 1)
@@ -136,17 +138,15 @@ class Trainer:
     def finish(self, train: Dataset, validation: Dataset, test: Dataset) -> Metrics | None:
         """Calibrate the best weights, save them, and read the test set with them, all in float32."""
         tf = tf_runtime.load_tensorflow()
-        from captcha_cnn.calibration import fit_temperature, set_temperature
+        from captcha_cnn.calibration import calibrate
 
         with tf.Session(config=tf_runtime.session_config()) as session:
             self.checkpoint.restore(session, self.checkpoint.path or self.saved_path)
             self.checkpoint.use_best(session)
             if not self.state.finished:
                 with self.stop.interruptible():
-                    if self.own.temperatures:
-                        set_temperature(session, self.model, self.own.temperatures[self.state.round])
-                    else:
-                        fit_temperature(session, self.model, *validation)
+                    keep_best_mean(session, self.model, self.checkpoint, validation, self.config, evaluate)
+                    calibrate(session, self.model, self.own.calibration(self.state, validation))
                 self.checkpoint.keep_calibrated(session)
                 self.checkpoint.use_best(session)
                 self.state.finished = True
@@ -227,7 +227,7 @@ class Trainer:
             if own.unlabelled is None or not self_training.round_is_due(state, config, own.rounds):
                 self_training.log_summary(state, config)
                 return False
-            calibration = own.temperatures[state.round] if own.temperatures else self.validator.data
+            calibration = own.calibration(state, self.validator.data)
             with interpolated(*reader, self.start, own.share):
                 labels = self_training.read_labels(*reader, own.unlabelled, calibration, config)
         progress.log(self_training.start_round(state, labels, config))

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from captcha_cnn.dataset import Dataset
 from captcha_cnn.tf_runtime import batch_slices
 
 TEMPERATURE_PRIOR = 2.0  # nats that a temperature of e or 1/e costs
@@ -44,6 +45,14 @@ def fit_temperature(session: Any, model: Any, images: np.ndarray, labels: np.nda
 def set_temperature(session: Any, model: Any, temperature: float) -> None:
     """Divide the logits by that temperature."""
     model.weights["inverse_temperature"].load(1 / temperature, session)
+
+
+def calibrate(session: Any, model: Any, calibration: Dataset | float) -> None:
+    """Divide the logits by a temperature: a given one, or that which fits labelled images."""
+    if isinstance(calibration, Dataset):
+        fit_temperature(session, model, *calibration)
+    else:
+        set_temperature(session, model, calibration)
 
 
 def golden_section(function: Callable[[float], float], low: float, high: float, tolerance: float) -> float:

@@ -28,6 +28,7 @@ NAME = "state"  # a checkpoint's files are state-<step>.*
 RECORD = "record"  # the tensor that holds format, settings and progress, as JSON
 BEST = "best/"  # begins the names of the best weights, as inference uses them
 INITIAL = "initial/"  # begins the names of the same weights as training has them, to begin another with
+START = "start/"  # begins the names of the weights that training began with
 SPLIT = "split.json"  # which of the user's own images is in which set
 READINGS = "readings.csv"  # what the model reads in them
 CROSS_VALIDATION = "cross-validation.json"  # what the models of all folds say
@@ -98,24 +99,34 @@ class Checkpoint:
     Args:
         weights: the variables that inference needs, by name.
         inference_weights: what is kept of each as the best.
+        with_start: whether what training began with is kept too.
     """
 
-    def __init__(self, config: Config, weights: dict[str, Any], inference_weights: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        weights: dict[str, Any],
+        inference_weights: dict[str, Any],
+        with_start: bool = False,
+    ) -> None:
         import tensorflow.compat.v1 as tf
 
         self._config = config
-        best, initial = (
-            {
-                name: tf.get_variable(
-                    begin + name, v.shape, initializer=tf.zeros_initializer(), trainable=False
-                )
+        zeros = tf.zeros_initializer()
+
+        def copies(begin: str) -> dict[str, Any]:
+            return {
+                name: tf.get_variable(begin + name, v.shape, initializer=zeros, trainable=False)
                 for name, v in weights.items()
             }
-            for begin in (BEST, INITIAL)
-        )
+
+        best, initial = copies(BEST), copies(INITIAL)
+        self.has_start, self._start = with_start, copies(START) if with_start else {}
         self._keep = tf.group(*[tf.assign(best[name], v) for name, v in inference_weights.items()])
         self._keep_initial = tf.group(*[tf.assign(initial[name], v) for name, v in weights.items()])
+        self._keep_start = tf.group(*[tf.assign(v, weights[name]) for name, v in self._start.items()])
         self._use = tf.group(*[tf.assign(v, best[name]) for name, v in weights.items()])
+        self._use_unfolded = tf.group(*[tf.assign(v, initial[name]) for name, v in weights.items()])
         self._text = tf.placeholder(tf.string, [])
         self._record = tf.assign(tf.get_variable(RECORD, initializer="", trainable=False), self._text)
         self._saver = tf.train.Saver(max_to_keep=MAX_TO_KEEP, save_relative_paths=True)
@@ -125,6 +136,15 @@ class Checkpoint:
         """Remember the present weights as the best; the next save() writes them."""
         session.run([self._keep, self._keep_initial])
 
+    def keep_start(self, session: Any) -> None:
+        """Remember the present weights as those that training begins with, where they are wanted."""
+        session.run(self._keep_start)
+
+    def start(self, session: Any) -> dict[str, np.ndarray]:
+        """The weights that training began with, by name; empty where they are not kept."""
+        found: dict[str, np.ndarray] = session.run(self._start)
+        return found
+
     def keep_calibrated(self, session: Any) -> None:
         """Remember the best weights, which are in use, with their temperature."""
         session.run(self._keep)
@@ -132,6 +152,10 @@ class Checkpoint:
     def use_best(self, session: Any) -> None:
         """Replace the present weights by the best."""
         session.run(self._use)
+
+    def use_best_of_training(self, session: Any) -> None:
+        """Replace the present weights by the best as training has them, with batch normalisation."""
+        session.run(self._use_unfolded)
 
     def save(self, session: Any, progress: dict[str, Any]) -> None:
         """Save the run as it is at progress["step"]."""

@@ -90,7 +90,6 @@ def run(
             rounds=pooled.rounds,
             temperatures=pooled.temperatures,
             share=pooled.share,
-            initial=initial,
             is_first=False,
         )
         state, result = train_model(config, (train, none, test), begin, plan, stop)
@@ -128,7 +127,7 @@ def read_folds(
         os.makedirs(fold.checkpoint_folder, exist_ok=True)
         begin = newest_of_run(fold.checkpoint_folder) or initial
         left = config.folds + 1 - number
-        plan = own._replace(share=SHARE_OF_FOLDS, initial=initial, models_left=left, is_first=number == 1)
+        plan = own._replace(share=SHARE_OF_FOLDS, models_left=left, is_first=number == 1)
         state, _ = train_model(fold, (*of_fold, no_images(config)), begin, plan, stop)
         yield state.stages
 

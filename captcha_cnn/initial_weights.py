@@ -49,16 +49,22 @@ class InitialWeights(NamedTuple):
     sizes: dict[str, int]  # the settings named in SIZES
 
 
+def are_used(config: Config) -> bool:
+    """Whether training begins with the weights of an earlier model."""
+    if config.start_from == "auto":
+        return config.own_images and config.network != "classic"
+    return config.start_from != "none"
+
+
 def find_initial_weights(config: Config) -> InitialWeights | None:
     """What `config.start_from` names; None for fresh weights.
 
     Raises:
         CaptchaError: there is no such model, or it cannot be begun with.
     """
-    automatic = config.start_from == "auto"
-    if config.start_from == "none" or (automatic and (not config.own_images or config.network == "classic")):
+    if not are_used(config):
         return None
-    if automatic:
+    if config.start_from == "auto":
         return read_weights(SHIPPED)
     if config.network == "classic":
         raise ConfigError(
@@ -175,24 +181,6 @@ def _names(sizes: dict[str, int]) -> str:
     return ", ".join(f"{name} {value}" for name, value in sizes.items())
 
 
-def starting_weights(
-    session: Any, averages: dict[str, Any], initial: InitialWeights | None, config: Config
-) -> dict[str, np.ndarray]:
-    """What load_initial_weights() gives a graph whose variables are initialized, but for the temperature."""
-    if initial is None:
-        return {}
-    trained = trained_variables(averages)
-    weights = adapt(initial, config, session.run(trained))
-    return {name: values for name, values in weights.items() if name != TEMPERATURE}
-
-
-def trained_variables(averages: dict[str, Any]) -> dict[str, Any]:
-    """The variables of the default graph that averages are kept of, by name."""
-    import tensorflow.compat.v1 as tf
-
-    return {v.op.name: v for v in tf.global_variables() if v.op.name in averages}
-
-
 def load_initial_weights(
     session: Any, averages: dict[str, Any], initial: InitialWeights, config: Config
 ) -> str:
@@ -201,7 +189,9 @@ def load_initial_weights(
     Args:
         averages: the averaged variables, by the name of the trained ones.
     """
-    trained = trained_variables(averages)
+    import tensorflow.compat.v1 as tf
+
+    trained = {v.op.name: v for v in tf.global_variables() if v.op.name in averages}
     weights = adapt(initial, config, session.run(trained))
     for name, values in weights.items():
         for variable in {trained[name], averages[name]}:

@@ -7,12 +7,19 @@ weights before and after reads better than either, where the initial weights rea
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-SHARES = (0.5, 0.75, 1.0)  # of the trained weights in the mean: cross-validation chooses
+from captcha_cnn.batches import add_augmented_copies
+from captcha_cnn.checkpoint import Checkpoint
+from captcha_cnn.dataset import Dataset
+from captcha_cnn.metrics import EvalResult, Metrics
+from captcha_cnn.progress import log
+from config import Config
+
+SHARES = (0.5, 0.75, 1.0)  # of the trained weights in the mean: held-out images choose
 SHARE_OF_FOLDS = 0.75  # in the models of the folds, while they label images for self-training
 
 
@@ -35,3 +42,33 @@ def interpolated(session: Any, model: Any, initial: Mapping[str, np.ndarray], sh
     finally:  # training goes on with its own
         for name, values in trained.items():
             model.weights[name].load(values, session)
+
+
+def keep_best_mean(
+    session: Any,
+    model: Any,
+    checkpoint: Checkpoint,
+    validation: Dataset,
+    config: Config,
+    evaluate: Callable[[Any, Any, Dataset], EvalResult],
+) -> None:
+    """Replace the best weights by a mean with the initial ones, where that reads validation images better.
+
+    Args:
+        model: cnn_model.CNN. evaluate: driver.evaluate().
+    """
+    if not checkpoint.has_start or config.fixed_length:  # cross-validation has chosen
+        return
+    data = add_augmented_copies(validation, config)
+    initial, chosen, best = checkpoint.start(session), 1.0, None
+    checkpoint.use_best_of_training(session)
+    for share in sorted(SHARES, reverse=True):
+        with interpolated(session, model, initial, share):
+            found = Metrics.from_result(evaluate(session, model, data))
+            if found.improves_on(best):
+                chosen, best = share, found
+                checkpoint.keep_best(session)
+    checkpoint.use_best(session)
+    if chosen < 1:
+        parts = f"{chosen:.0%} of the trained weights and {1 - chosen:.0%} of the initial ones"
+        log(f"Their mean reads the validation images better, and is kept: {parts}")

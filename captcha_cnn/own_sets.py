@@ -16,10 +16,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from captcha_cnn.checkpoint import SPLIT
+from captcha_cnn.checkpoint import SPLIT, TrainState
 from captcha_cnn.dataset import Dataset, no_images
 from captcha_cnn.images import ImageError, image_for
-from captcha_cnn.initial_weights import InitialWeights
 from captcha_cnn.labels import FILE_NAMES, labelled_files, normalize_label
 from captcha_cnn.own_images import SERIAL_LIMIT, OwnImage, OwnImages, describe, is_inside
 from captcha_cnn.parallel import parallel_map
@@ -49,9 +48,12 @@ class OwnSets(NamedTuple):
     rounds: int = ROUNDS  # of self-training, at most
     temperatures: Sequence[float] = ()  # from cross-validation: before and after each round
     share: float = 1.0  # of the trained weights in what is kept: see captcha_cnn.interpolation
-    initial: InitialWeights | None = None  # the others, where such a mean may be kept
     models_left: int = 0  # that are to be trained after this one, as long as it
     is_first: bool = True  # of the models that are trained
+
+    def calibration(self, state: TrainState, validation: Dataset) -> Dataset | float:
+        """What captcha_cnn.calibration.calibrate() needs at this point of a training."""
+        return self.temperatures[state.round] if self.temperatures else validation
 
 
 NO_OWN_SETS = OwnSets({}, None)  # of drawn captchas

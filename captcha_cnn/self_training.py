@@ -21,7 +21,7 @@ import numpy as np
 from captcha_cnn import plateau
 from captcha_cnn.augment import FULL_STRENGTH_EPOCHS
 from captcha_cnn.batches import Batch, NextBatch, batches_from, steps_per_epoch
-from captcha_cnn.calibration import fit_temperature, set_temperature
+from captcha_cnn.calibration import calibrate, set_temperature
 from captcha_cnn.checkpoint import TrainState
 from captcha_cnn.dataset import Dataset, label_vector, no_images, report_left_out
 from captcha_cnn.images import ImageError, image_for
@@ -121,14 +121,11 @@ def read_labels(
 
     Args:
         model: cnn_model.CNN. unlabelled: uint8 [N, H, W].
-        calibration: the temperature of the confidences, or labelled images to fit it on.
+        calibration: for captcha_cnn.calibration.calibrate().
     """
     texts = []
     try:
-        if isinstance(calibration, Dataset):
-            fit_temperature(session, model, *calibration)
-        else:
-            set_temperature(session, model, calibration)
+        calibrate(session, model, calibration)
         for part in batch_slices(len(unlabelled)):
             fetches = [model.predictions.chars, model.predictions.confidence]
             chars, confidences = session.run(fetches, {model.x: unlabelled[part]})

@@ -1,12 +1,10 @@
 """Few labelled images: how they are split into folds, what the folds say, and the whole run."""
 
-import contextlib
 import csv
 import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +17,6 @@ import driver
 from captcha_cnn import checkpoint, cross_validation, own_images, readings, self_training
 from captcha_cnn.checkpoint import fold_folders, list_checkpoints, load_latest, newest_of_run
 from captcha_cnn.initial_weights import SHIPPED, read_weights
-from captcha_cnn.interpolation import interpolated
 from captcha_cnn.readings import Readings
 from config import Config, ConfigError
 
@@ -110,24 +107,6 @@ def test_the_share_of_the_trained_weights_is_that_which_makes_labels_most_probab
     assert (pooled.rounds, pooled.share) == (1, 0.5)
     assert pooled.temperatures == [pytest.approx(1.5)] * 2
     assert pooled.readings.label_probs == [0.9, 0.9]
-
-
-def test_inference_uses_a_mean_of_the_weights_inside_the_block_alone():
-    values = {"a": np.float32([2, 4]), "temperature": np.float32(1)}
-
-    def variable(name):
-        return SimpleNamespace(load=lambda new, _: values.__setitem__(name, new))
-
-    session = SimpleNamespace(run=lambda names: {name: values[name] for name in names})
-    model = SimpleNamespace(weights={name: variable(name) for name in values})
-    initial = {"a": np.float32([0, 8])}
-    for share, expected in ((0.75, [1.5, 5]), (1.0, [2, 4])):
-        with contextlib.suppress(KeyError), interpolated(session, model, initial, share):
-            assert values["a"].tolist() == expected
-            raise KeyError
-        assert values["a"].tolist() == [2, 4], "after an error, too"
-    with interpolated(session, model, {}, 0.5):
-        assert values["a"].tolist() == [2, 4]
 
 
 def test_a_record_of_another_version_is_one_sentence(tmp_path):

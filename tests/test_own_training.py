@@ -3,10 +3,13 @@
 import json
 import re
 
+import numpy as np
 import pytest
 from conftest import script
 from PIL import Image
 
+from captcha_cnn.checkpoint import list_checkpoints, read_checkpoint
+from captcha_cnn.initial_weights import SHIPPED, read_weights
 from captcha_cnn.styles import draw_styles
 
 DIGITS, LETTERS = "0123456789", "ABCDEFGH"
@@ -54,6 +57,15 @@ def test_it_says_what_it_finds_and_begins_with_weights_that_read(trained):
 def test_the_split_is_recorded_beside_the_checkpoints(trained, place):
     split = json.loads((place / "checkpoints" / "split.json").read_text(encoding="utf-8"))
     assert [len(split[name]) for name in ("train", "validation", "test")] == [32, 4, 4]
+
+
+def test_the_weights_that_training_began_with_stay_in_its_checkpoints(trained, place, tf):
+    saved = read_checkpoint(list_checkpoints(str(place / "checkpoints"))[0])
+    names = {name.removeprefix("start/") for name in saved.variables if name.startswith("start/")}
+    assert names == set(saved.weights)
+    reader = tf.train.load_checkpoint(saved.path)
+    kernel = reader.get_tensor("start/conv2_4x2/kernel")
+    assert np.array_equal(kernel, read_weights(SHIPPED).weights["conv2_4x2/kernel"])
 
 
 def test_its_own_test_images_are_read_and_no_others(trained, place):

@@ -174,7 +174,7 @@ class Reader:
 
 def test_texts_read_with_confidence_become_labels(monkeypatch):
     calibrated = []
-    monkeypatch.setattr(self_training, "fit_temperature", lambda *each: calibrated.append(each[2:]))
+    monkeypatch.setattr(self_training, "calibrate", lambda *each: calibrated.extend(each[2:]))
     reader, validation = Reader(), numbered_images(2)
     config = replace(TINY, char_num="2-3", width=53)
     texts = self_training.read_labels(reader, reader, numbered_images(11).images, validation, config)
@@ -187,7 +187,7 @@ def test_reading_that_is_interrupted_leaves_the_temperature_as_it_was(monkeypatc
     def interrupted(*_):
         raise TrainingInterrupted(signal.SIGINT)
 
-    monkeypatch.setattr(self_training, "fit_temperature", interrupted)
+    monkeypatch.setattr(self_training, "calibrate", interrupted)
     reader = Reader()
     with pytest.raises(TrainingInterrupted):
         self_training.read_labels(reader, reader, numbered_images(3).images, numbered_images(2), TINY)

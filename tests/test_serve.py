@@ -11,6 +11,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -27,6 +28,7 @@ from server import Server, form, noise, write_model
 from benchmarks import serving
 from captcha_cnn.web import limits, uploads
 from captcha_cnn.web.inference import MAX_WAITING, Inference, Model
+from captcha_cnn.web.server import bind
 from captcha_cnn.web.service import create_app
 from config import CaptchaError
 
@@ -56,6 +58,14 @@ def command_line(model, folder, images, *arguments):
         (folder / name).write_bytes(content)
     done = script("predict.py", "--model", model, "--json", *arguments, *images, cwd=folder)
     return [json.loads(line) for line in done.stdout.splitlines()], done.stderr
+
+
+def test_answers_are_sent_at_once():
+    """Head and body are two writes; without this option the second waits for a delayed ACK, up to 40 ms."""
+    with bind("127.0.0.1", 0, "") as listener, socket.create_connection(listener.getsockname()):
+        connection, _ = listener.accept()
+        with connection:
+            assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 # ---------------------------------------------------------------------- what it reads
