@@ -87,7 +87,7 @@ def test_a_file_that_is_no_image_is_refused(tmp_path):
 
 
 def test_the_page_may_load_nothing_from_elsewhere(server):
-    for path in ("/", "/label.js", "/label.css"):
+    for path in ("/", "/label.js", "/label.css", "/style.css"):
         status, content = server.ask("GET", path)
         assert status == 200
         assert b"http" not in content.replace(b"http://127.0.0.1", b"")

@@ -27,11 +27,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from captcha_cnn.background_training import BackgroundTraining
 from captcha_cnn.images import FORMATS, ImageError, open_image_file
 from captcha_cnn.labelling import Item, Labelling
+from captcha_cnn.web.limits import Allowance, Limits, RequestError, media_type
 from config import CaptchaError
 
 WEB = Path(__file__).parent
 PAGE_FILES = {"/": "label.html", "/label.js": "label.js", "/label.css": "label.css"}
-MAX_BODY = 16_384  # bytes of a request
+PAGE_FILES |= {"/style.css": "style.css"}
+ALLOWANCE = Allowance(max_bytes={"": 2**14}, seconds=10.0, max_held=2**20)
 IMAGE_SECONDS = 600  # that the browser may keep an image
 RECENT = 50  # labelled images that a new page can go back to
 HEADERS = {
@@ -99,9 +101,13 @@ def make_app(
             Route("/next", routes.next, methods=["POST"]),
             Route("/label", routes.label, methods=["POST"]),
         ],
-        middleware=[Middleware(LocalPageOnly, hosts=frozenset({f"127.0.0.1:{port}", f"localhost:{port}"}))],
+        middleware=[
+            Middleware(LocalPageOnly, hosts=frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})),
+            Middleware(Limits, ALLOWANCE),
+        ],
         exception_handlers={
             HTTPException: lambda _, error: error_response(error.status_code, _sentence(error.detail)),
+            RequestError: lambda _, error: error_response(error.status, _sentence(error)),
             CaptchaError: lambda _, error: error_response(422, _sentence(error)),
             OSError: lambda _, error: error_response(500, _sentence(f"The folder cannot be used ({error})")),
             Exception: lambda _, error: error_response(500, f"This is a bug: {type(error).__name__}."),
@@ -204,19 +210,14 @@ async def read_json(request: Request) -> dict[str, Any]:
     """The object in the body of a request.
 
     Raises:
-        HTTPException: it is too long, or no JSON, which another page could not send.
+        HTTPException: it is no JSON, which another page could not send.
+        RequestError: it is too long or too slow.
     """
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+    if media_type(request.headers) != "application/json":
         raise HTTPException(415, "the body must be application/json")
-    body = b""
-    with contextlib.suppress(ClientDisconnect):  # what has arrived is no JSON then
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY:
-                raise HTTPException(413, f"the body must be at most {MAX_BODY:,} bytes")
     try:
-        values = json.loads(body)
-    except (ValueError, RecursionError):
+        values = json.loads(await request.body())
+    except (ValueError, RecursionError, ClientDisconnect):
         values = None
     if not isinstance(values, dict):
         raise HTTPException(400, "the body must be an object in JSON")
