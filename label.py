@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from captcha_cnn.background_training import BackgroundTraining
-from captcha_cnn.cli import OneLineErrorParser, parse_number, run_main, shell_command
+from captcha_cnn.cli import OneLineErrorParser, missing_package, parse_number, run_main, shell_command
 from captcha_cnn.labelling import Labelling, Settings
-from config import CaptchaError, escape_unprintable
+from config import escape_unprintable
 
 HOST, PORT = "127.0.0.1", 8765
 STOP_SECONDS = 3  # that requests get when the program is stopped
@@ -69,9 +69,7 @@ def serve(labelling: Labelling, training: BackgroundTraining | None, port: int, 
         from captcha_cnn.web.label_service import make_app
         from captcha_cnn.web.server import bind
     except ImportError as error:
-        raise CaptchaError(
-            f"label.py needs {error.name}, which is not installed: pip install -r requirements-serve.txt"
-        ) from None
+        raise missing_package("label.py", str(error.name), "requirements-serve.txt") from None
     folder = labelling.settings.folder
     remedy = f"end the program that has port {port}, or use --port 0"
     with bind(HOST, port, remedy) as listener:  # a page that is opened early waits

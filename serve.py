@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from captcha_cnn.checkpoint import list_checkpoints
-from captcha_cnn.cli import OneLineErrorParser, parse_number, run_main
+from captcha_cnn.cli import OneLineErrorParser, missing_package, parse_number, run_main
 from config import CaptchaError, Config
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ def main(arguments: Sequence[str]) -> int:
     if not options.api_key.isascii() or not options.api_key.isprintable():
         parser.error("--api-key must be printable ASCII characters")
     if MISSING:
-        raise CaptchaError(
-            f"serve.py needs {MISSING}, which is not installed: pip install -r requirements-serve.txt"
-        )
+        raise missing_package("serve.py", MISSING, "requirements-serve.txt")
     paths = find_models(options.model) if options.model else default_models()
     make_app = functools.partial(make_service, paths, options.api_key, options.timeout)
     listener = bind(options.host, options.port, "name another --host or --port")

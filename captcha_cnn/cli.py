@@ -108,6 +108,15 @@ def next_command(script: str, config: Config, *arguments: str) -> str:
     return shell_command("python", script, *flags, *arguments)
 
 
+def missing_package(program: str, name: str, requirements: str) -> CaptchaError:
+    """The error for a package that is not installed.
+
+    Args:
+        requirements: the file that lists it.
+    """
+    return CaptchaError(f"{program} needs {name}, which is not installed: pip install -r {requirements}")
+
+
 def run_main(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """Run as a script: main(arguments) returns the exit status; an expected error becomes one sentence.
 
