@@ -24,7 +24,7 @@ from config import CaptchaError, Config, escape_unprintable
 
 GENERAL = "general"  # the name of the weights that come with the program
 MAX_PIXELS = 2**20  # of an image; one that is larger costs seconds, and is no captcha
-MAX_BATCH = 16  # images that are read at once
+MAX_BATCH = 8  # images that are read at once: while these are read, the others arrive
 MAX_WAITING = 256  # images
 
 
