@@ -82,6 +82,7 @@ def make_app(
         port: of 127.0.0.1. next_command: what to do once the model is good enough.
     """
     routes = Routes(labelling, training, next_command)
+    hosts = frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
@@ -101,10 +102,7 @@ def make_app(
             Route("/next", routes.next, methods=["POST"]),
             Route("/label", routes.label, methods=["POST"]),
         ],
-        middleware=[
-            Middleware(LocalPageOnly, hosts=frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})),
-            Middleware(Limits, ALLOWANCE),
-        ],
+        middleware=[Middleware(LocalPageOnly, hosts=hosts), Middleware(Limits, ALLOWANCE)],
         exception_handlers={
             HTTPException: lambda _, error: error_response(error.status_code, _sentence(error.detail)),
             RequestError: lambda _, error: error_response(error.status, _sentence(error)),
