@@ -2,13 +2,15 @@
 
 A simulated person types the truth: 2 seconds to confirm a guess that is right, 4 to type another text. The
 labelling, its models and its trainings are the real ones; a training takes its time while labels are typed,
-as in the browser. Each model then reads images that are in no folder of the person.
+as in the browser. With --wait the person waits for it: then the number of labels does not depend on the
+machine's speed, and orders can be compared. Each model then reads images that are in no folder of the person.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import shutil
 import subprocess
@@ -72,10 +74,11 @@ class Person:
 
     Args:
         truth: the label of each image, by its name. train: does a training.
+        waits: whether nothing is typed during a training.
     """
 
-    def __init__(self, settings: Settings, truth: dict[str, str], train: Train) -> None:
-        self.labelling, self.truth, self._train = Labelling(settings), truth, train
+    def __init__(self, settings: Settings, truth: dict[str, str], train: Train, waits: bool = False) -> None:
+        self.labelling, self.truth, self._train, self._waits = Labelling(settings), truth, train, waits
         self.seconds = 0
         self._last, self._ready_at = 0, 0.0
         self._coming: tuple[Path, int, int] | None = None  # model, its labels, when its training began
@@ -104,14 +107,14 @@ class Person:
         self._ready_at = self.seconds + time.monotonic() - begin
 
     def _take_over(self) -> Point | None:
-        if not self._coming or self.seconds < self._ready_at:
+        if not self._coming or (self.seconds < self._ready_at and not self._waits):
             return None
         model, count, begun = self._coming
         shutil.copyfile(model, Path(self.labelling.settings.work, MODEL))
         self.labelling.update_model()
         self.labelling.guesses.read_all()
         self._coming = None
-        return Point(count, begun, self.seconds, 0.0)
+        return Point(count, begun, max(self.seconds, math.ceil(self._ready_at)), 0.0)
 
 
 def share_right(model: NumpyModel, paths: Sequence[Path]) -> float:
@@ -124,11 +127,13 @@ def share_right(model: NumpyModel, paths: Sequence[Path]) -> float:
     return correct / len(paths)
 
 
-def simulate(system: str, seed: int, order: str, most: int, trainer: Train = train) -> list[Point]:
+def simulate(
+    system: str, seed: int, order: str, most: int, waits: bool = False, trainer: Train = train
+) -> list[Point]:
     """The models of one person, until one reaches TARGET, or with the last of at most so many labels.
 
     Args:
-        order: one of ORDERS.
+        order: one of ORDERS. waits: whether the person waits for each training.
     """
     drawn, row = drawn_images(system), SYSTEMS[system]
     images, test = in_order(drawn / "train"), in_order(drawn / "test")
@@ -140,7 +145,7 @@ def simulate(system: str, seed: int, order: str, most: int, trainer: Train = tra
         folder, work = Path(place, "images"), str(Path(place, "work"))
         link(folder, files)
         settings = Settings(str(folder), work, row.alphabet, row.char_num, TARGET, ORDERS[order])
-        person = Person(settings, truth, trainer)
+        person = Person(settings, truth, trainer, waits)
         while not points or (points[-1].right < TARGET and points[-1].labels * GROWTH <= most):
             if point := person.label():
                 right = share_right(load_model(Path(work, MODEL)), test)
@@ -171,12 +176,15 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each (default: 3)")
     parser.add_argument("--orders", nargs="+", choices=ORDERS, default=list(ORDERS), help="only these")
     parser.add_argument("--most", type=int, default=800, metavar="N", help="labels at most (default: 800)")
+    text = "the person waits for each training: the labels do not depend on the machine's speed"
+    parser.add_argument("--wait", action="store_true", help=text)
     options = parser.parse_args(arguments)
     for system in options.systems:
         for seed in range(options.seeds):
             for order in options.orders:
-                found = summary(simulate(system, seed, order, options.most))
-                print(json.dumps({"system": system, "seed": seed, "order": order} | found), flush=True)
+                found = summary(simulate(system, seed, order, options.most, options.wait))
+                about = {"system": system, "seed": seed, "order": order, "wait": options.wait}
+                print(json.dumps(about | found), flush=True)
     return 0
 
 

@@ -676,6 +676,21 @@ def test_a_model_takes_over_once_the_person_has_typed_for_as_long_as_its_trainin
     assert (points[0].labels, points[0].typing_seconds, points[0].ready_seconds) == (20, begun, before)
 
 
+def test_a_person_who_waits_types_nothing_while_a_model_is_trained(person, monkeypatch):
+    clock = iter([100.0, 107.0])
+    person.person._waits = True
+    person.person.labelling.guesses.read_all()
+    for _ in range(19):
+        person.person.label()
+    with monkeypatch.context() as patched:
+        patched.setattr("benchmarks.labelling.time", SimpleNamespace(monotonic=lambda: next(clock)))
+        person.person.label()
+    begun = person.person.seconds
+    point = person.person.label()
+    assert (point.labels, point.typing_seconds, point.ready_seconds) == (20, begun, begun + 7)
+    assert (len(person.person.labelling.labels), person.person.seconds) == (20, begun)
+
+
 def test_labels_and_seconds_are_those_of_the_first_model_that_is_good_enough():
     points = [Point(20, 50, 60, 0.9), Point(30, 70, 90, 0.98), Point(45, 95, 120, 0.99)]
     found = summary(points)
