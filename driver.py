@@ -313,7 +313,7 @@ def load_sets(
     """
     check_given(config, () if saved else given)
     check_outside(config)
-    initial = None if saved and config.folds < 2 else initial_weights.find_initial_weights(config)
+    initial = None if saved and config.folds < 2 else initial_weights.find_initial_weights(config, saved)
     if config.own_images and saved:
         return config, *reload_sets(config, ReadData(config)), initial
     if config.own_images:

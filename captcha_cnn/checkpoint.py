@@ -90,6 +90,7 @@ class CheckpointData(NamedTuple):
     progress: dict[str, Any]
     weights: dict[str, np.ndarray]  # the best ones, by name
     initial: dict[str, np.ndarray]  # the same with batch normalisation, for another training
+    start: dict[str, np.ndarray]  # those that training began with; empty for random ones
     variables: frozenset[str]  # names of all that it holds
 
 
@@ -208,12 +209,12 @@ def read_checkpoint(path: str) -> CheckpointData:
         record = json.loads(tensors[RECORD])
         found = record.get("format", 1)
         if found == FORMAT_VERSION:
-            weights, initial = (
+            weights, initial, start = (
                 {name.removeprefix(begin): v for name, v in tensors.items() if name.startswith(begin)}
-                for begin in (BEST, INITIAL)
+                for begin in (BEST, INITIAL, START)
             )
-            config = Config(**record["config"])
-            return CheckpointData(path, config, record["progress"], weights, initial, frozenset(tensors))
+            found = path, Config(**record["config"]), record["progress"]
+            return CheckpointData(*found, weights, initial, start, frozenset(tensors))
     except Exception as error:  # the reader raises nearly anything on damaged data
         reason = error_reason(error) if isinstance(error, tf.errors.OpError) else error
         raise CaptchaError(f"{escape_unprintable(path)} is damaged ({reason})") from None

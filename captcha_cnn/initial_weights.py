@@ -56,14 +56,18 @@ def are_used(config: Config) -> bool:
     return config.start_from != "none"
 
 
-def find_initial_weights(config: Config) -> InitialWeights | None:
+def find_initial_weights(config: Config, saved: CheckpointData | None = None) -> InitialWeights | None:
     """What `config.start_from` names; None for fresh weights.
 
+    Args:
+        saved: of the run to resume, which has what it began with: the named folder may hold another now.
     Raises:
         CaptchaError: there is no such model, or it cannot be begun with.
     """
     if not are_used(config):
         return None
+    if saved:
+        return InitialWeights(config.start_from, saved.start, config.alphabet, sizes_of(config))
     if config.start_from == "auto":
         return read_weights(SHIPPED)
     if config.network == "classic":

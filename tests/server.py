@@ -33,7 +33,9 @@ def write_model(tf, folder, config=TINY, name="captcha"):
             name: value + 0.1 * random.normal(size=value.shape).astype(np.float32)
             for name, value in session.run(model.weights).items()
         }
-    written = export.export(CheckpointData("", config, {}, weights, {}, frozenset()), "onnx", Path(folder))
+    written = export.export(
+        CheckpointData("", config, {}, weights, {}, {}, frozenset()), "onnx", Path(folder)
+    )
     return written.rename(written.with_stem(name))
 
 

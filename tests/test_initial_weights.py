@@ -154,8 +154,17 @@ def test_sizes_follow_the_weights_unless_they_are_given():
     assert own_image_settings(config, None, {"images"}).height == config.height
 
 
-def saved_model(config, initial):
-    return CheckpointData("state-1", config, {}, {}, initial, frozenset())
+def saved_model(config, initial, start=None):
+    return CheckpointData("state-1", config, {}, {}, initial, start or {}, frozenset())
+
+
+def test_a_run_that_is_resumed_has_what_it_began_with_though_its_folder_holds_another_model_now():
+    config = replace(CONFIG, images="mine", start_from="a folder that is gone", channels=16, dense=0)
+    fresh = make_weights(CONFIG.characters, 1).weights
+    begun = adapt(OLD, config, fresh)
+    found = find_initial_weights(config, saved_model(config, {}, begun))
+    again = adapt(found, config, make_weights(CONFIG.characters, 2).weights)
+    assert all(np.array_equal(again[name], begun[name]) for name in begun)
 
 
 def test_an_earlier_model_of_the_users_is_taken(monkeypatch):
