@@ -341,7 +341,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         train, validation, test = sets
         if config.folds > 1:
-            state, result = cross_validation.run(train_model, config, (train, test), initial, own)
+            state, result = cross_validation.run(train_model, config, (train, test), initial, own, saved)
         else:
             state, result = run_model(config, train, validation, test, saved or initial, own)
     except tf_runtime.TrainingInterrupted as interrupted:

@@ -65,20 +65,21 @@ def run(
     sets: tuple[Dataset, Dataset],
     initial: InitialWeights | None,
     own: OwnSets,
+    saved: CheckpointData | None,
 ) -> tuple[TrainState, Metrics | None]:
     """Train a model for each fold, which reads the images of the fold, and then the one that is kept.
 
-    What an interrupted run has done is not done again.
+    What an interrupted run has done is not done again when it is resumed.
 
     Args:
         train_model: driver.train_model().
         sets: the images to train on, and the test set, which may be empty.
+        saved: the run to resume; without it, an earlier one in the checkpoint folder is archived.
     Returns:
         of the model that is kept, as driver.run_model().
     """
     (train, test), none, folder = sets, no_images(config), config.checkpoint_folder
-    resumed = newest_of_run(folder) is not None
-    with reserve_folders(config, resumed, own.record), GracefulStop() as stop:
+    with reserve_folders(config, saved is not None, own.record), GracefulStop() as stop:
         record = Path(folder, CROSS_VALIDATION)
         if not record.exists():
             pooled = pool(list(read_folds(train_model, config, train, initial, own, stop)))

@@ -241,6 +241,9 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(place, monkeypatch, ca
     assert again.progress["step"] == expected.progress["step"]
     for name, values in expected.weights.items():
         assert np.array_equal(again.weights[name], values), name
+    interrupt_after(1)
+    assert driver.main([*FEW, "--folds", "2"]) == 130, "without --resume, it is another run"
+    assert Path("checkpoints/previous/readings.csv").exists()
 
 
 def test_an_earlier_run_is_archived_with_its_folds(tmp_path):
