@@ -78,7 +78,7 @@ class Person:
     """
 
     def __init__(self, settings: Settings, truth: dict[str, str], train: Train, waits: bool = False) -> None:
-        self.labelling, self.truth, self._train, self._waits = Labelling(settings), truth, train, waits
+        self.labelling, self.truth, self._train, self.waits = Labelling(settings), truth, train, waits
         self.seconds = 0
         self._last, self._ready_at = 0, 0.0
         self._coming: tuple[Path, int, int] | None = None  # model, its labels, when its training began
@@ -107,7 +107,7 @@ class Person:
         self._ready_at = self.seconds + time.monotonic() - begin
 
     def _take_over(self) -> Point | None:
-        if not self._coming or (self.seconds < self._ready_at and not self._waits):
+        if not self._coming or (self.seconds < self._ready_at and not self.waits):
             return None
         model, count, begun = self._coming
         shutil.copyfile(model, Path(self.labelling.settings.work, MODEL))

@@ -122,7 +122,7 @@ class Checkpoint:
             }
 
         best, initial = copies(BEST), copies(INITIAL)
-        self.has_start, self._start = with_start, copies(START) if with_start else {}
+        self._start = copies(START) if with_start else {}
         self._keep = tf.group(*[tf.assign(best[name], v) for name, v in inference_weights.items()])
         self._keep_initial = tf.group(*[tf.assign(initial[name], v) for name, v in weights.items()])
         self._keep_start = tf.group(*[tf.assign(v, weights[name]) for name, v in self._start.items()])
@@ -213,8 +213,8 @@ def read_checkpoint(path: str) -> CheckpointData:
                 {name.removeprefix(begin): v for name, v in tensors.items() if name.startswith(begin)}
                 for begin in (BEST, INITIAL, START)
             )
-            found = path, Config(**record["config"]), record["progress"]
-            return CheckpointData(*found, weights, initial, start, frozenset(tensors))
+            run = path, Config(**record["config"]), record["progress"]
+            return CheckpointData(*run, weights, initial, start, frozenset(tensors))
     except Exception as error:  # the reader raises nearly anything on damaged data
         reason = error_reason(error) if isinstance(error, tf.errors.OpError) else error
         raise CaptchaError(f"{escape_unprintable(path)} is damaged ({reason})") from None

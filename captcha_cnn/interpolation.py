@@ -57,12 +57,12 @@ def keep_best_mean(
     Args:
         model: cnn_model.CNN. evaluate: driver.evaluate().
     """
-    if not checkpoint.has_start or config.fixed_length:  # cross-validation has chosen
+    initial, chosen, best = checkpoint.start(session), 1.0, None
+    if not initial or config.fixed_length:  # cross-validation has chosen
         return
     data = add_augmented_copies(validation, config)
-    initial, chosen, best = checkpoint.start(session), 1.0, None
     checkpoint.use_best_of_training(session)
-    for share in SHARES:  # the more of the initial weights, the less is learned by heart: more must show
+    for share in SHARES:  # few images are soon learned by heart: more of these weights must be clearly better
         with interpolated(session, model, initial, share):
             found = Metrics.from_result(evaluate(session, model, data))
             if found.improves_on(best):

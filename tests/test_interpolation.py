@@ -34,10 +34,11 @@ class Kept:
     """A checkpoint that notes which weights are kept."""
 
     def __init__(self, model, has_start=True):
-        self.model, self.has_start, self.best = model, has_start, []
+        self.model, self.best = model, []
+        self.initial = INITIAL if has_start else {}
 
     def start(self, session):
-        return INITIAL
+        return self.initial
 
     def use_best_of_training(self, session):
         self.model.values["a"] = np.float32([2, 4])

@@ -658,14 +658,19 @@ def test_the_simulated_person_confirms_in_two_seconds_and_types_in_four(person):
     assert all(person.person.truth[path] == label for path, label in labels.items())
 
 
-def test_a_model_takes_over_once_the_person_has_typed_for_as_long_as_its_training_takes(person, monkeypatch):
-    clock = iter([100.0, 107.0])  # a training of 7 seconds
+def label_twenty(person, monkeypatch):
+    """As many labels as begin the first training, which takes 7 seconds."""
+    clock = iter([100.0, 107.0])
     person.person.labelling.guesses.read_all()
     for _ in range(19):
         person.person.label()
     with monkeypatch.context() as patched:
         patched.setattr("benchmarks.labelling.time", SimpleNamespace(monotonic=lambda: next(clock)))
         person.person.label()
+
+
+def test_a_model_takes_over_once_the_person_has_typed_for_as_long_as_its_training_takes(person, monkeypatch):
+    label_twenty(person, monkeypatch)
     assert person.trained == [(20, 20)]
     begun = person.person.seconds
     points = []
@@ -677,14 +682,8 @@ def test_a_model_takes_over_once_the_person_has_typed_for_as_long_as_its_trainin
 
 
 def test_a_person_who_waits_types_nothing_while_a_model_is_trained(person, monkeypatch):
-    clock = iter([100.0, 107.0])
-    person.person._waits = True
-    person.person.labelling.guesses.read_all()
-    for _ in range(19):
-        person.person.label()
-    with monkeypatch.context() as patched:
-        patched.setattr("benchmarks.labelling.time", SimpleNamespace(monotonic=lambda: next(clock)))
-        person.person.label()
+    person.person.waits = True
+    label_twenty(person, monkeypatch)
     begun = person.person.seconds
     point = person.person.label()
     assert (point.labels, point.typing_seconds, point.ready_seconds) == (20, begun, begun + 7)
