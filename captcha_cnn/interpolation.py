@@ -54,11 +54,14 @@ def keep_best_mean(
 ) -> None:
     """Replace the best weights by a mean with the initial ones, where that reads validation images better.
 
+    Only for the user's own labelled images without cross-validation, which chooses by itself: drawn captchas
+    are as many as wanted.
+
     Args:
         model: cnn_model.CNN. evaluate: driver.evaluate().
     """
     initial, chosen, best = checkpoint.start(session), 1.0, None
-    if not initial or config.fixed_length:  # cross-validation has chosen
+    if not initial or not config.images or config.fixed_length:
         return
     data = add_augmented_copies(validation, config)
     checkpoint.use_best_of_training(session)

@@ -91,7 +91,7 @@ def test_a_mean_that_is_hardly_better_is_not_kept():
     assert values == [1, 6]
 
 
-@pytest.mark.parametrize("changes", [{"folds": 5}, {}])
-def test_nothing_is_chosen_after_cross_validation_or_without_initial_weights(changes):
+@pytest.mark.parametrize("changes", [{"folds": 5}, {"images": ""}, {}])
+def test_nothing_is_chosen_after_cross_validation_for_drawn_captchas_or_without_initial_weights(changes):
     values, kept, seen = keep(0, lambda model: Kept(model, bool(changes)), replace(CONFIG, **changes))
     assert (values, kept, seen) == ([2, 4], [], [])
