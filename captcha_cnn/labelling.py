@@ -1,7 +1,7 @@
 """Labelling a folder of images: which image is next, what is recorded, and how good the model is.
 
 The images have one random order, which follows from their names. A random image is the first in that
-order that has no label; the others are those that the model is least sure of. The honest figure counts the
+order that has no label; the others, once a model has been trained, are those that it is least sure of. The honest figure counts the
 images from the beginning of the order on, whichever way each was chosen: together they are a random
 sample. Each label is compared with what the model had answered before it was given.
 """
@@ -35,7 +35,7 @@ from config import CaptchaError, Config, ConfigError, escape_unprintable
 
 ANSWERS, MODEL = "answers.csv", "model.npz"  # files in the folder of the work
 ANSWERS_HEADER = ("file", "guess", "confidence", "labels of the model")
-RANDOM_SHARE = 0.5  # of the images that are chosen at random
+RANDOM_SHARE = 0.5  # of the images that are chosen at random, once a model has been trained
 FIGURE_IMAGES = 100  # random ones that the figure counts, at most
 MIN_LABELS = 10  # from so many on, they say which kinds of characters there are
 CLAIM_SECONDS = 600.0  # that a page keeps an image before another one gets it
@@ -170,7 +170,9 @@ class Labelling:
         now = time.monotonic()
         claimed = {path for path, since in self._claims.items() if now - since < CLAIM_SECONDS}
         free = [path for path in waiting if path not in claimed]
-        if self._random.random() >= self.settings.random_share and (path := self.guesses.least_sure(free)):
+        # How sure weights are that have seen no image of this system says little.
+        share = self.settings.random_share if self.guesses.model.labels else 1.0
+        if self._random.random() >= share and (path := self.guesses.least_sure(free)):
             yield path
         yield from free
         yield from waiting

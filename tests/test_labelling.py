@@ -224,12 +224,15 @@ def make(tmp_path, monkeypatch):
     """A function that makes a Labelling of so many images with FakeModel."""
     monkeypatch.setattr(module, "general_model", lambda *_: FakeModel())
 
-    def made(count=9, **settings):
+    def made(count=9, trained=0, **settings):
         folder = tmp_path / "mine"
         folder.mkdir(exist_ok=True)
         for number in range(count):
             (folder / f"{number:02d}.png").touch()
-        return Labelling(Settings(str(folder), str(tmp_path / "work"), **settings))
+        labelling = Labelling(Settings(str(folder), str(tmp_path / "work"), **settings))
+        if trained:
+            labelling.guesses.use(FakeModel(trained))
+        return labelling
 
     return made
 
@@ -252,19 +255,28 @@ def test_random_images_come_in_an_order_that_says_nothing_of_names_and_does_not_
 
 
 def test_otherwise_the_image_comes_that_the_model_is_least_sure_of(make):
-    labelling = make(random_share=0.0)
+    labelling = make(random_share=0.0, trained=20)
     read_all(labelling)
     labelling.record("00.png", "abc")
     assert choose(labelling, 3) == ["01.png", "02.png", "03.png"]
 
 
 def test_the_mixture_has_both(make):
-    labelling = make(60, random_share=0.5)
+    labelling = make(60, random_share=0.5, trained=20)
     read_all(labelling)
     chosen = choose(labelling, 30)
     first, least_sure = labelling.order[:30], sorted(labelling.order)[:30]
     assert 5 < len(set(chosen) & (set(first) - set(least_sure))) < 25
     assert 5 < len(set(chosen) & (set(least_sure) - set(first))) < 25
+
+
+def test_before_the_first_training_all_are_random(make):
+    labelling = make(random_share=0.0)
+    read_all(labelling)
+    assert choose(labelling, 9) == labelling.order
+    labelling.guesses.use(FakeModel(20))
+    labelling._claims.clear()
+    assert choose(labelling, 9) == sorted(labelling.order)
 
 
 def test_a_page_gets_no_image_that_it_or_another_page_has(make):

@@ -27,7 +27,7 @@ from server import Server, form, noise, write_model
 
 from benchmarks import serving
 from captcha_cnn.web import limits, uploads
-from captcha_cnn.web.inference import MAX_WAITING, Inference, Model
+from captcha_cnn.web.inference import MAX_BATCH, MAX_WAITING, Inference, Model
 from captcha_cnn.web.server import bind
 from captcha_cnn.web.service import create_app
 from config import CaptchaError
@@ -304,7 +304,7 @@ def test_too_many_images_at_a_time_are_refused_and_the_others_read_together():
 
     asyncio.run(check())
     assert slow.sizes[0] == 1
-    assert max(slow.sizes) == 16, "requests that wait together are read together"
+    assert max(slow.sizes) == MAX_BATCH > 1, "requests that wait together are read together"
 
 
 def find_service(app):
