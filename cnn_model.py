@@ -22,7 +22,7 @@ from captcha_cnn import ctc
 from captcha_cnn.ctc import Predictions
 from captcha_cnn.float16 import as_exact_float16, fold_bn_to_float16
 from captcha_cnn.head import Head
-from captcha_cnn.layers import Training, batch_norm, dropout, standardize
+from captcha_cnn.layers import HE_NORMAL, Training, batch_norm, dropout, merge_rows, standardize
 from captcha_cnn.muon import minimize
 from config import CaptchaError, Config
 
@@ -30,7 +30,6 @@ CHANNELS = (1, 2, 4)  # of the three convolutions, as multiples of Config.channe
 STRIDES = ((2, 2), (4, 2), (2, 2))  # of the same: rows and columns
 KERNEL_SIZE = 5
 HEAD_WIDTH = 3  # columns of the last feature map that each time step is read from
-HE_NORMAL = tf.variance_scaling_initializer(2.0)  # keeps the variance of a layer's input (He et al. 2015)
 EMA_DECAY = 0.999  # of the averaged weights, once training is long enough for it
 
 
@@ -198,15 +197,6 @@ def ctc_head(h: Any, config: Config, training: Training | None = None) -> Any:
         classes = len(config.alphabet) + 1
         h = tf.transpose(tf.squeeze(merge_rows(h, width, classes), 1), [1, 0, 2])  # CTC: time steps first
         return h + tf.get_variable("bias", [classes], initializer=tf.zeros_initializer())
-
-
-def merge_rows(h: Any, width: int, outputs: int) -> Any:
-    """All rows of so many columns to `outputs` values: [B, rows, T, C] to [B, 1, T, outputs]."""
-    _, rows, _, channels = h.shape
-    kernel = tf.get_variable("kernel", [rows, width, channels, outputs], initializer=HE_NORMAL)
-    side = width // 2
-    h = tf.pad(h, [[0, 0], [0, 0], [side, side], [0, 0]])  # conv2d's own padding has slow gradients
-    return tf.nn.conv2d(h, kernel, strides=1, padding="VALID")
 
 
 HEADS = {

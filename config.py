@@ -77,6 +77,7 @@ class Config:
     test_folder: str = setting("test", "folder of the images that are read once, at the end")
     tensorboard_folder: str = setting("tensorboard", "folder of the TensorBoard event files")
     checkpoint_folder: str = setting("checkpoints", "folder of the checkpoints: weights, settings, progress")
+    decoded_folder: str = setting("decoded", "folder of the decoded images of sets too large for memory")
     images: str = setting("", "folder of your own labelled images, to be split; other defaults apply")
     labels: str = setting("", "file that names the label of each image in --images")
     folds: int = setting(0, "parts of --images for cross-validation; 1: none; 0: 5 below 200 images", (0, 50))

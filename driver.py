@@ -31,6 +31,7 @@ from captcha_cnn import (
 from captcha_cnn.augment import augment
 from captcha_cnn.cli import given_settings, make_parser, next_command, run_main
 from captcha_cnn.dataset import Dataset, dataset_hash
+from captcha_cnn.decoded import DamagedFileError
 from captcha_cnn.interpolation import interpolated, keep_best_mean
 from captcha_cnn.metrics import EvalResult, Metrics
 from captcha_cnn.own_images import check_given, check_outside, find_images, find_unlabelled
@@ -174,7 +175,7 @@ class Trainer:
                     coming = self_training.scheduled_batches(state, sets, config, next_batch)
                     with contextlib.closing(prefetch(coming)) as prepared:
                         done = self.run_steps(prepared, train) and not self.begin_round()
-        except tf_runtime.TrainingInterrupted:
+        except (tf_runtime.TrainingInterrupted, DamagedFileError):
             self.save(again=False)
             raise
         self.validator.warn_in_the_end()
@@ -320,8 +321,9 @@ def load_sets(
         find = find_images if config.images else find_unlabelled
         found = find(initial_weights.own_image_settings(config, initial, given), given)
         return found.config, *load_own_sets(found, given, ReadData(found.config)), initial
-    Generate(config).gen_captcha(keep=True)
-    return config, [ReadData(config).load_set(folder) for _, folder, _ in config.sets], NO_OWN_SETS, initial
+    files, reader = Generate(config).gen_captcha(keep=True), ReadData(config)
+    sets = [reader.load_set(folder, files.get(folder)) for _, folder, _ in config.sets]
+    return config, sets, NO_OWN_SETS, initial
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from captcha_cnn import dataset
 from captcha_cnn.check_page import add_check_flags, check_images
 from captcha_cnn.cli import given_settings, make_parser, run_main
-from captcha_cnn.dataset import Dataset, check_own_images, label_vector, load_folder, load_image, set_state
+from captcha_cnn.decoded import Images
 from captcha_cnn.drawing import check_drawable, draw_set
 from captcha_cnn.files import folder_lock
-from captcha_cnn.labels import image_order
 from config import CaptchaError, Config, escape_unprintable
 
 
@@ -37,34 +37,36 @@ class Generate:
                 )
             os.makedirs(folder, exist_ok=True)
 
-    def gen_captcha(self, keep: bool = False) -> None:
+    def gen_captcha(self, keep: bool = False) -> dict[str, list[str]]:
         """Draw what is missing of the three sets, and say what is there already.
 
         An interrupted set, and one whose images were deleted, is completed. With `keep`, sets drawn
         with another seed or count, and the user's own images, are used as they are.
 
+        Returns:
+            the sorted names of the files in each folder in which nothing was drawn.
         Raises:
             CaptchaError: a folder holds other images than those asked for, or some but not all of the
                 folders hold the user's own. Nothing is drawn.
         """
         self.check_path()
-        states = [set_state(self.config, *each, keep) for each in self.config.sets]
+        states = [dataset.set_state(self.config, *each, keep) for each in self.config.sets]
         for state in states:
             if state.message:
                 print(state.message, flush=True)
         missing = [state for state in states if state.to_draw]
-        if not missing:
-            return
-        check_own_images(self.config, missing[0].folder)
-        check_drawable(self.config)
+        if missing:
+            dataset.check_own_images(self.config, missing[0].folder)
+            check_drawable(self.config)
         with contextlib.ExitStack() as stack:
             for state in missing:
                 flag = f"--{state.name}-folder"
                 stack.enter_context(folder_lock(state.folder, flag, "draws captchas", hidden=True))
             for name, folder, manifest, *_ in missing:
-                state = set_state(self.config, name, folder, manifest["count"], keep)
+                state = dataset.set_state(self.config, name, folder, manifest["count"], keep)
                 if state.to_draw:  # still, now it is locked
                     draw_set(self.config, state)
+        return {state.folder: state.files for state in states if not state.to_draw}
 
 
 class ReadData:
@@ -79,40 +81,39 @@ class ReadData:
         Raises:
             ImageError: not an image, damaged, of another size, or no valid label in its name.
         """
-        return load_image(path, self.config)
+        return dataset.load_image(path, self.config)
 
     def label2vec(self, label: str) -> np.ndarray:
         """The one-hot vector of a label, float32 [L * K]: '1327' has ones at 1, 13, 22 and 37."""
-        return label_vector(label, self.config)
+        return dataset.label_vector(label, self.config)
 
     def vec2label(self, vector: np.ndarray) -> str:
         """The label of a one-hot vector, or of one score per character, [L * K]: the best of each place.
 
         Where lengths differ, it ends at the first place in which no score is above 0.
         """
-        shortest, length, alphabet = self.config.min_length, self.config.max_length, self.config.alphabet
-        if np.size(vector) != length * len(alphabet):
-            raise CaptchaError(
-                f"a label's vector must have {length * len(alphabet)} values, not {np.size(vector)}"
-            )
-        scores = np.reshape(vector, (length, len(alphabet)))
-        end = next((i for i in range(shortest, length) if scores[i].max() <= 0), length)
-        return image_order("".join(alphabet[i] for i in scores[:end].argmax(axis=1)), alphabet)
+        return dataset.label_of_vector(vector, self.config)
 
-    def load_data(self, folder: str) -> tuple[np.ndarray, np.ndarray, int]:
+    def load_data(
+        self, folder: str, files: Sequence[str] | None = None
+    ) -> tuple[Images, np.ndarray | dataset.LabelVectors, int]:
         """All images of a folder, in the order of their file names.
 
+        Args:
+            files: the sorted names of its files, where they are known.
         Returns:
-            images, uint8 [N, H, W]; label vectors, float32 [N, L * K]; N.
+            images, uint8 [N, H, W]; label vectors, float32 [N, L * K]; N. Where they are too large for
+            memory, they are no arrays, but are indexed like them.
         Raises:
             CaptchaError: as captcha_cnn.dataset.load_folder does.
         """
-        images, labels, _ = load_folder(folder, self.config)
-        return images, np.stack([self.label2vec(label) for label in labels]), len(labels)
+        images, labels = dataset.load_folder(folder, self.config, files)
+        vectors = dataset.label_vectors(labels, self.config)
+        return images, vectors[:] if isinstance(images, np.ndarray) else vectors, len(labels)
 
-    def load_set(self, folder: str) -> Dataset:
+    def load_set(self, folder: str, files: Sequence[str] | None = None) -> dataset.Dataset:
         """The same images and label vectors, without their number."""
-        return Dataset(*self.load_data(folder)[:2])
+        return dataset.Dataset(*self.load_data(folder, files)[:2])
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -20,11 +20,11 @@ from tqdm import tqdm
 
 from captcha_cnn.checkpoint import list_checkpoints
 from captcha_cnn.cli import OneLineErrorParser, parse_number, run_main
-from captcha_cnn.dataset import labels_in_folder, list_image_files, load_images
+from captcha_cnn.dataset import label_classes, labels_in_folder, list_image_files, load_parts
 from captcha_cnn.exported_model import SUFFIXES, PredictFn, exported_log_probs, load_exported
 from captcha_cnn.general_model import load_general_model
 from captcha_cnn.images import MAX_FILE_SIZE, ImageError, ImageSource, image_for
-from captcha_cnn.labels import BadFile, image_order
+from captcha_cnn.labels import BadFile
 from captcha_cnn.metrics import evaluate_predictions
 from captcha_cnn.own_sets import read_split
 from captcha_cnn.prediction import Prediction, to_predictions
@@ -126,12 +126,12 @@ class Predictor:
         Args:
             images: as read_arrays() takes them.
         """
-        loss_fn, alphabet = self._model.loss, self.config.alphabet
+        loss_fn = self._model.loss
         if loss_fn is None:
             return None
         classes = np.full([len(labels), self.config.max_length], -1)  # past the end
         for row, label in zip(classes, labels, strict=True):
-            row[: len(label)] = [alphabet.index(character) for character in image_order(label, alphabet)]
+            row[: len(label)] = label_classes(label, self.config)
         losses = [loss_fn(images[part], classes[part]) for part in batch_slices(len(images))]
         return float(np.concatenate(losses).mean(dtype=np.float64))
 
@@ -289,17 +289,21 @@ def evaluate_folder(
 ) -> int:
     """Read a labelled folder and print how well; also write it as a page where asked for."""
     names_and_labels, bad = labels_to_evaluate(predictor, folder, labels_file)
-    images, labels, names = load_images(folder, names_and_labels, bad, predictor.config)
-    predictions = predictor.read_arrays(images)
-    report = evaluate_predictions(
-        labels,
-        [prediction.text for prediction in predictions],
-        [prediction.confidence for prediction in predictions],
-        predictor.loss(images, labels),
-    )
+    labels, texts, confidences, names = list[str](), list[str](), list[float](), list[str]()
+    losses: list[float | None] = []  # of each part, times its images
+    for part, part_labels, part_names in load_parts(folder, names_and_labels, bad, predictor.config):
+        predictions = predictor.read_arrays(part)
+        texts += [prediction.text for prediction in predictions]
+        confidences += [prediction.confidence for prediction in predictions]
+        loss = predictor.loss(part, part_labels) if part_labels else 0.0
+        losses.append(None if loss is None else loss * len(part))
+        labels, names = labels + part_labels, names + part_names
+    known = [loss for loss in losses if loss is not None]
+    report = evaluate_predictions(labels, texts, confidences, sum(known) / len(labels) if known else None)
     print(text_report(report, names), flush=True)
     if report_folder:
-        wrong = [images[mistake.position] for mistake in report.mistakes[:MAX_ON_PAGE]]
+        paths = [os.path.join(folder, names[each.position]) for each in report.mistakes[:MAX_ON_PAGE]]
+        wrong = [image_for(path, predictor.config) for path in paths]
         try:
             page = write_html_report(report_folder, report, wrong, names, f"Reading {folder}")
         except OSError as error:

@@ -92,7 +92,7 @@ def curve(train: Dataset, test: Dataset, config: Config, at: Sequence[float]) ->
 
     keras.utils.set_random_seed(config.seed)
     model = build(config)
-    truth = label_classes(test.labels, config)
+    truth = label_classes(test.labels[:], config)
     unchanged: dict[str, Any] = dict.fromkeys(("shift", "scale", "shear", "squeeze", "noise"), 0.0)
     batches = endless_batches(train, replace(config, batch_size=BATCH_SIZE, **unchanged))
 

@@ -236,7 +236,7 @@ def curve(
     The network is made before the clock starts. With `compiled`, torch.compile works in the first
     step, and again for an epoch's last batch where that is smaller: both are counted.
     """
-    truth = label_classes(test.labels, config)
+    truth = label_classes(test.labels[:], config)
     with contextlib.closing(Training(train, config, compiled)) as training:
 
         def score_now() -> tuple[float, float]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from captcha_cnn.augment import FULL_STRENGTH_EPOCHS, augment
 from captcha_cnn.dataset import Dataset
+from captcha_cnn.decoded import DecodedImages
 from captcha_cnn.tf_runtime import batch_slices
 from config import Config
 
@@ -60,9 +61,10 @@ def add_augmented_copies(data: Dataset, config: Config) -> Dataset:
     """The images, and a copy of each with full augmentation; always the same.
 
     Of a few hundred validation images, nearly all are soon read right: then chance would say which
-    network is best and when to stop. The copies are harder, and go on telling networks apart.
+    network is best and when to stop. The copies are harder, and go on telling networks apart. A set
+    that is too large for memory has enough images without them.
     """
-    if not config.augmented:
+    if not config.augmented or isinstance(data.images, DecodedImages):
         return data
     random = random_stream(config.seed, VALIDATION_COPIES)
     parts = [data.images[part] for part in batch_slices(len(data.images))]

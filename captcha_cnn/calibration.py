@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from captcha_cnn.dataset import Dataset
+from captcha_cnn.decoded import Images
 from captcha_cnn.tf_runtime import batch_slices
 
 TEMPERATURE_PRIOR = 2.0  # nats that a temperature of e or 1/e costs
 LARGEST_TEMPERATURE = 4.0
 
 
-def fit_temperature(session: Any, model: Any, images: np.ndarray, labels: np.ndarray) -> float:
+def fit_temperature(session: Any, model: Any, images: Images, labels: Any) -> float:
     """Set, and return, the temperature by which the logits are divided so that the labels are most probable.
 
     Where all images are read right, the lowest temperature would win; the prior says that the best is

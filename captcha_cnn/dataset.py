@@ -12,13 +12,14 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from captcha_cnn.decoded import DecodedImages, Images, decoded_images, image_checksums, is_large
 from captcha_cnn.images import ImageError, image_for
 from captcha_cnn.labels import (
     BadFile,
@@ -30,6 +31,7 @@ from captcha_cnn.labels import (
     normalize_label,
 )
 from captcha_cnn.parallel import parallel_map
+from captcha_cnn.tf_runtime import batch_slices
 from config import CaptchaError, Config, escape_unprintable
 
 MANIFEST = "captchas.json"
@@ -39,11 +41,33 @@ MAX_BAD_SHARE = 0.1  # of a folder's files; loading fails above it
 MAX_BAD_SHOWN = 10  # bad files that are named one by one
 
 
-class Dataset(NamedTuple):
-    """A captcha set in memory."""
+class LabelVectors:
+    """The one-hot vectors of N labels: an array, float32 [N, L * K], of which what is indexed is made.
 
-    images: np.ndarray  # uint8 [N, H, W], or [N, H, W, 3] with Config.colour
-    labels: np.ndarray  # one-hot, float32 [N, L * K]
+    It takes 2 bytes for each character, and a mask, bool [N], selects as in an array.
+
+    Args:
+        classes: int16 [N, L], -1 past the end of a label. count: K, the characters of the alphabet.
+    """
+
+    def __init__(self, classes: np.ndarray, count: int) -> None:
+        self._classes, self._count = classes, count
+
+    def __len__(self) -> int:
+        return len(self._classes)
+
+    def __getitem__(self, chosen: Any) -> Any:
+        classes = self._classes[chosen]
+        if isinstance(chosen, np.ndarray) and chosen.dtype == bool:
+            return LabelVectors(classes, self._count)
+        return (classes[..., None] == np.arange(self._count)).astype(np.float32).reshape(len(classes), -1)
+
+
+class Dataset(NamedTuple):
+    """A captcha set: arrays, or where it is too large for memory, what is indexed like them."""
+
+    images: Images  # uint8 [N, H, W], or [N, H, W, 3] with Config.colour
+    labels: np.ndarray | LabelVectors  # one-hot, float32 [N, L * K]
 
 
 def no_images(config: Config) -> Dataset:
@@ -52,8 +76,8 @@ def no_images(config: Config) -> Dataset:
     return Dataset(np.zeros([0, *config.image_shape], np.uint8), labels)
 
 
-def label_vector(label: str, config: Config) -> np.ndarray:
-    """The one-hot vector of a label, float32 [L * K]; zeros past its end.
+def label_classes(label: str, config: Config) -> list[int]:
+    """The classes of the characters of a label, in the order in which they stand in the image.
 
     Raises:
         CaptchaError: a label that the model cannot have.
@@ -62,20 +86,60 @@ def label_vector(label: str, config: Config) -> np.ndarray:
     if not shortest <= len(label) <= length or not set(label) <= set(alphabet):
         lengths = str(config.char_num).replace("-", " to ")
         raise CaptchaError(f"a label must be {lengths} characters of {alphabet}, not {label!r}")
-    classes = [alphabet.index(character) for character in image_order(label, alphabet)]
-    vector = np.zeros((length, len(alphabet)), np.float32)
-    vector[np.arange(len(label)), classes] = 1
-    return vector.reshape(-1)
+    return [alphabet.index(character) for character in image_order(label, alphabet)]
+
+
+def label_vector(label: str, config: Config) -> np.ndarray:
+    """The one-hot vector of a label, float32 [L * K]; zeros past its end.
+
+    Raises:
+        CaptchaError: a label that the model cannot have.
+    """
+    vector: np.ndarray = label_vectors([label], config)[:1][0]
+    return vector
+
+
+def label_of_vector(vector: np.ndarray, config: Config) -> str:
+    """The inverse of label_vector(), for one score per character too, [L * K].
+
+    Raises:
+        CaptchaError: it has another size.
+    """
+    shortest, length, alphabet = config.min_length, config.max_length, config.alphabet
+    if np.size(vector) != length * len(alphabet):
+        raise CaptchaError(
+            f"a label's vector must have {length * len(alphabet)} values, not {np.size(vector)}"
+        )
+    scores = np.reshape(vector, (length, len(alphabet)))
+    end = next((i for i in range(shortest, length) if scores[i].max() <= 0), length)
+    return image_order("".join(alphabet[i] for i in scores[:end].argmax(axis=1)), alphabet)
+
+
+def label_vectors(labels: Sequence[str], config: Config) -> LabelVectors:
+    """The one-hot vectors of labels.
+
+    Raises:
+        CaptchaError: a label that the model cannot have.
+    """
+    classes = np.full([len(labels), config.max_length], -1, np.int16)
+    for row, label in zip(classes, labels, strict=True):
+        found = label_classes(label, config)
+        row[: len(found)] = found
+    return LabelVectors(classes, len(config.alphabet))
 
 
 def dataset_hash(train: Dataset, validation: Dataset, unlabelled: np.ndarray | None = None) -> str:
-    """SHA-256 of images and labels, and of images without labels, uint8 [N, H, W]."""
+    """SHA-256 of the checksums of images, of labels, and of images without labels, uint8 [N, H, W].
+
+    It is the same in memory and on disk; there, checksums are known without reading the images.
+    """
     digest = hashlib.sha256()
     for data in (train, validation):
-        digest.update(data.images.data)
-        digest.update(data.labels.data)
+        digest.update(image_checksums(data.images).data)
+        for part in batch_slices(len(data.labels)):
+            digest.update(data.labels[part].data)
     if unlabelled is not None:
-        digest.update(unlabelled.data)
+        digest.update(image_checksums(unlabelled).data)
     return digest.hexdigest()
 
 
@@ -144,58 +208,90 @@ def load_image(path: str | os.PathLike[str], config: Config) -> tuple[np.ndarray
     return image_for(path, config), label
 
 
-def load_folder(folder: str, config: Config) -> tuple[np.ndarray, list[str], list[str]]:
-    """All images of a folder, in the order of their file names.
+def load_folder(folder: str, config: Config, files: Sequence[str] | None = None) -> tuple[Images, list[str]]:
+    """All images of a folder, in the order of their file names, and their labels.
 
+    Bad files are left out, as load_parts() does. Where the images are too large for memory, they are read
+    from a file: see captcha_cnn.decoded.
+
+    Args:
+        files: the sorted names of its files, where they are known.
     Raises:
-        CaptchaError: as labels_in_folder() and load_images() do.
+        CaptchaError: as labels_in_folder(), load_parts() and decoded_images() do.
     """
-    return load_images(folder, *labels_in_folder(folder, config), config)
+    names, bad = labels_in_folder(folder, config, files=files)
+    if is_large(len(names), config):
+        return _load_large(folder, names, bad, config)
+    images = np.empty([len(names), *config.image_shape], np.uint8)
+    labels: list[str] = []
+    for image_part, label_part, _ in load_parts(folder, names, bad, config):
+        images[len(labels) : len(labels) + len(label_part)] = image_part
+        labels += label_part
+    return images[: len(labels)], labels
 
 
-def load_images(
+def load_parts(
     folder: str, names: Mapping[str, str], bad: Sequence[BadFile], config: Config
-) -> tuple[np.ndarray, list[str], list[str]]:
-    """Images of a folder, in the order of `names`.
+) -> Iterator[tuple[np.ndarray, list[str], list[str]]]:
+    """Images of a folder, in the order of `names`, in parts.
 
-    Bad files are left out. On standard error ten are named, one of each category first, and the
+    Bad files are left out. In the end, ten are named on standard error, one of each category first, and the
     others are counted.
 
     Args:
         names: the unchecked label of each file, by its name. bad: files that are left out already.
     Returns:
-        images, uint8 [N, H, W]; N labels; the N file names.
+        of each part the images, uint8 [B, H, W]; B labels; the B file names.
     Raises:
         CaptchaError: no images, or more than a tenth of the files bad.
     """
-    shown, bad = escape_unprintable(folder), list(bad)
-    total = len(names) + len(bad)
-    images, labels = [], []
-    for image_part, label_part, bad_part in parallel_map(
-        functools.partial(_load_files, config, folder), list(names.items()), f"Loading {shown}", SERIAL_LIMIT
-    ):
-        images.append(image_part)
-        labels += label_part
+    bad, total, work = list(bad), len(names) + len(bad), functools.partial(_load_files, config, folder)
+    title = f"Loading {escape_unprintable(folder)}"
+    for images, labels, kept, bad_part in parallel_map(work, list(names.items()), title, SERIAL_LIMIT):
         bad += bad_part
+        yield images, labels, kept
+    _check_loaded(folder, bad, total, config)
+
+
+def _load_large(
+    folder: str, names: Mapping[str, str], bad: Sequence[BadFile], config: Config
+) -> tuple[DecodedImages, list[str]]:
+    bad, labels, total = list(bad), dict[str, str](), len(names) + len(bad)
+    for name, label in names.items():
+        try:
+            labels[name] = valid_label(label, config)
+        except ImageError as error:
+            bad.append(BadFile(name, error.category, str(error)))
+    images, no_images = decoded_images(folder, list(names), config)
+    for each in no_images:
+        if labels.pop(each.name, None) is not None:
+            bad.append(each)
+    _check_loaded(folder, bad, total, config)
+    return images[np.array([name in labels for name in names])], list(labels.values())
+
+
+def _check_loaded(folder: str, bad: Sequence[BadFile], total: int, config: Config) -> None:
+    """Name the files that are left out; raise a CaptchaError where they are too many, or all."""
+    shown = escape_unprintable(folder)
     report_left_out(folder, bad, total)
     check_bad_share(shown, len(bad), total)
-    if not labels:
+    if len(bad) == total:
         example = (config.alphabet * config.max_length)[: config.max_length]
         raise CaptchaError(
             f"{shown} must hold images with their labels in their names, such as {example}_000042.png, "
             "but holds none that can be used: put some there, or delete the folder to have captchas drawn"
         )
-    left_out = {each.name for each in bad}
-    return np.concatenate(images), labels, [name for name in names if name not in left_out]
 
 
 def labels_in_folder(
-    folder: str, config: Config, labels_file: str = ""
+    folder: str, config: Config, labels_file: str = "", files: Sequence[str] | None = None
 ) -> tuple[dict[str, str], list[BadFile]]:
     """The label of each file, unchecked, and files without one.
 
     For a model of own images, or with a file that lists the labels, sub-folders are searched too.
 
+    Args:
+        files: the sorted names of the files in the folder, where they are known.
     Raises:
         CaptchaError: no such folder, or a set whose drawing was interrupted.
     """
@@ -209,13 +305,13 @@ def labels_in_folder(
     if config.own_images or labels_file:
         found = labelled_files(folder, labels_file)
         return found.labels, found.bad
-    return {name: label_in_name(name) for name in list_image_files(folder)}, []
+    return {name: label_in_name(name) for name in files or list_image_files(folder)}, []
 
 
 def _load_files(
     config: Config, folder: str, names: Sequence[tuple[str, str]]
-) -> tuple[np.ndarray, list[str], list[BadFile]]:
-    images, labels, bad = [], [], []
+) -> tuple[np.ndarray, list[str], list[str], list[BadFile]]:
+    images, labels, kept, bad = [], [], [], []
     for name, label in names:
         try:
             label = valid_label(label, config)
@@ -225,8 +321,9 @@ def _load_files(
         else:
             images.append(image)
             labels.append(label)
+            kept.append(name)
     shape = (len(images), *config.image_shape)
-    return np.asarray(images, np.uint8).reshape(shape), labels, bad
+    return np.asarray(images, np.uint8).reshape(shape), labels, kept, bad
 
 
 def report_left_out(folder: str, bad: Sequence[BadFile], total: int) -> None:
@@ -310,6 +407,7 @@ class SetState(NamedTuple):
     manifest: dict[str, Any]  # of the set that is asked for
     to_draw: bool
     message: str  # for the user, where a drawn set is used as it is
+    files: list[str]  # the sorted names of those that are there
 
 
 def set_state(config: Config, name: str, folder: str, count: int, keep: bool) -> SetState:
@@ -329,19 +427,18 @@ def set_state(config: Config, name: str, folder: str, count: int, keep: bool) ->
                 f"{shown} must be empty to draw captchas into, but holds {len(files)} files that this "
                 f"program did not draw: name another folder with {flag}"
             )
-        return SetState(name, folder, wanted, not files, "")
+        return SetState(name, folder, wanted, not files, "", files)
     differences = [key for key in wanted if found.get(key) != wanted[key]]
     changed = ", ".join(f"{key} {found.get(key)} (asked for: {wanted[key]})" for key in differences)
     if not differences:
         endings = {file.rpartition("_")[2] for file in files}
         complete = found["complete"] and all(f"{i:06d}.png" in endings for i in range(count))
         message = f"{shown}: {count} captchas are there already" if complete else ""
-        return SetState(name, folder, wanted, not complete, message)
+        return SetState(name, folder, wanted, not complete, message, files)
     if keep and found.get("complete") and not SHAPE_KEYS & set(differences):
         remaining = f"; {len(files)} of its images are left" if len(files) < found.get("count", 0) else ""
-        return SetState(
-            name, folder, wanted, False, f"{shown}: used as it is, drawn with {changed}{remaining}"
-        )
+        message = f"{shown}: used as it is, drawn with {changed}{remaining}"
+        return SetState(name, folder, wanted, False, message, files)
     raise CaptchaError(
         f"{shown} holds captchas drawn with {changed}: ask for those, delete the folder to draw it anew, "
         f"or name another with {flag}"

@@ -1,9 +1,10 @@
 """Labelling a folder of images: which image is next, what is recorded, and how good the model is.
 
 The images have one random order, which follows from their names. A random image is the first in that
-order that has no label; the others, once a model has been trained, are those that it is least sure of. The honest figure counts the
-images from the beginning of the order on, whichever way each was chosen: together they are a random
-sample. Each label is compared with what the model had answered before it was given.
+order that has no label; the others, once a model has been trained, are those that it is least sure of.
+The honest figure counts the images from the beginning of the order on, whichever way each was chosen:
+together they are a random sample. Each label is compared with what the model had answered before it was
+given.
 """
 
 from __future__ import annotations

@@ -8,6 +8,8 @@ import tensorflow.compat.v1 as tf
 
 from captcha_cnn.numpy_network import BN_EPSILON
 
+HE_NORMAL = tf.variance_scaling_initializer(2.0)  # keeps the variance of a layer's input (He et al. 2015)
+
 
 class Training(NamedTuple):
     """What the network needs in training and not in inference."""
@@ -52,3 +54,12 @@ def dropout(h: Any, training: Training | None, layer: int) -> Any:
         return h
     seed = tf.random.experimental.stateless_fold_in(training.seed, layer)
     return tf.nn.experimental.stateless_dropout(h, 1 - training.keep_prob, seed)
+
+
+def merge_rows(h: Any, width: int, outputs: int) -> Any:
+    """All rows of so many columns to `outputs` values: [B, rows, T, C] to [B, 1, T, outputs]."""
+    _, rows, _, channels = h.shape
+    kernel = tf.get_variable("kernel", [rows, width, channels, outputs], initializer=HE_NORMAL)
+    side = width // 2
+    h = tf.pad(h, [[0, 0], [0, 0], [side, side], [0, 0]])  # conv2d's own padding has slow gradients
+    return tf.nn.conv2d(h, kernel, strides=1, padding="VALID")

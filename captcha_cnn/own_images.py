@@ -93,7 +93,7 @@ def check_outside(config: Config, page: str = "") -> None:
     Args:
         page: what is written, where it is not the folders of a training.
     """
-    names = ("checkpoint_folder", "tensorboard_folder")
+    names = ("checkpoint_folder", "tensorboard_folder", "decoded_folder")
     places = {"--page": page} if page else {_flag(name): getattr(config, name) for name in names}
     for flag, path in places.items():
         for folder in filter(None, (config.images, config.unlabelled)):

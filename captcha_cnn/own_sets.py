@@ -7,17 +7,18 @@ second run makes the same. It is recorded with the checkpoints, and nothing is m
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from captcha_cnn.checkpoint import SPLIT, TrainState
-from captcha_cnn.dataset import Dataset, no_images
+from captcha_cnn.dataset import Dataset, label_vectors, no_images
+from captcha_cnn.decoded import Images, decoded_images, is_large
 from captcha_cnn.images import ImageError, image_for
 from captcha_cnn.labels import FILE_NAMES, labelled_files, normalize_label
 from captcha_cnn.own_images import SERIAL_LIMIT, OwnImage, OwnImages, describe, is_inside
@@ -29,12 +30,11 @@ from config import CaptchaError, Config, escape_unprintable
 HELD_OUT_SHARE = 0.1  # of the images for validation, and as many for test
 SETS = ("train", "validation", "test")
 
+LoadImages: TypeAlias = Callable[[Sequence[str]], Images]  # of paths inside a folder
+
 
 class Reader(Protocol):
     """What is needed of generate_captcha.ReadData."""
-
-    def label2vec(self, label: str) -> np.ndarray:
-        """The one-hot vector of a label."""
 
     def load_set(self, folder: str) -> Dataset:
         """All images of a folder, and their label vectors."""
@@ -87,9 +87,7 @@ def split_images(
     They are sorted by a hash of the seed and their pixels. A validation or test folder that the user
     names takes the place of that set.
     """
-    order = sorted(
-        images, key=lambda image: hashlib.sha256(f"{config.seed} {image.digest}".encode()).digest()
-    )
+    order = sorted(images, key=lambda image: sha256(f"{config.seed} {image.digest}".encode()).digest())
     count = 0 if config.folds > 1 else max(1, round(HELD_OUT_SHARE * len(order)))
     sets, begin = {}, 0
     for name in ("validation", "test"):
@@ -109,7 +107,8 @@ def load_split(
     from_folders = {
         name: reader.load_set(folder) for name, folder, _ in config.sets if f"{name}_folder" in given
     }
-    seen = {image.tobytes() for data in from_folders.values() for image in data.images}
+    seen = {sha256(image.tobytes()).digest() for data in from_folders.values() for image in data.images}
+    load = image_loader(config.images, [image.path for images in sets.values() for image in images], config)
     data = {}
     for name in SETS:
         if name in from_folders:
@@ -118,8 +117,10 @@ def load_split(
         if not sets[name]:
             data[name] = no_images(config)
             continue
-        loaded = load_labelled({image.path: image.label for image in sets[name]}, config, reader)
-        kept = np.array([image.tobytes() not in seen for image in loaded.images])
+        data[name] = loaded = load_labelled({image.path: image.label for image in sets[name]}, config, load)
+        if not seen:
+            continue
+        kept = np.array([sha256(image.tobytes()).digest() not in seen for image in loaded.images])
         data[name] = Dataset(loaded.images[kept], loaded.labels[kept])
         sets[name] = [image for image, keep in zip(sets[name], kept, strict=True) if keep]
         if not kept.any():
@@ -145,16 +146,32 @@ def _record(
     return record | {"copies": found.copies, "from folders": list(from_folders)}
 
 
-def load_labelled(labels: Mapping[str, str], config: Config, reader: Reader) -> Dataset:
+def load_labelled(labels: Mapping[str, str], config: Config, load: LoadImages) -> Dataset:
     """Own images as the model sees them, and their labels.
 
     Args:
-        labels: by the path inside the folder.
+        labels: by the path inside the folder. load: of image_loader().
     Raises:
         CaptchaError: an image is gone or damaged.
     """
-    images = load_recorded(config.images, list(labels), config)
-    return Dataset(images, np.stack([reader.label2vec(each) for each in labels.values()]))
+    images, vectors = load(list(labels)), label_vectors(list(labels.values()), config)
+    return Dataset(images, vectors[:] if isinstance(images, np.ndarray) else vectors)
+
+
+def image_loader(folder: str, paths: Sequence[str], config: Config) -> LoadImages:
+    """What gives the images of some of these paths inside a folder; all from one file if they are many.
+
+    Raises:
+        CaptchaError: an image is gone or damaged.
+    """
+    if not is_large(len(paths), config):
+        return functools.partial(load_recorded, folder, config=config)
+    order = sorted(paths)
+    images, bad = decoded_images(folder, order, config)
+    if bad:
+        raise _missing_image(folder, bad[0].name, bad[0].reason)
+    number = {path: i for i, path in enumerate(order)}
+    return lambda chosen: images.select([number[path] for path in chosen])
 
 
 def load_recorded(folder: str, paths: Sequence[str], config: Config) -> np.ndarray:
@@ -175,11 +192,15 @@ def _load_part(folder: str, config: Config, paths: Sequence[str]) -> np.ndarray:
         try:
             images.append(image_for(os.path.join(folder, path), config))
         except ImageError as error:
-            raise CaptchaError(
-                f"{escape_unprintable(os.path.join(folder, path))} must stay as it was when the run "
-                f"began, but cannot be used ({error}): bring it back"
-            ) from None
+            raise _missing_image(folder, path, error) from None
     return np.stack(images)
+
+
+def _missing_image(folder: str, path: str, reason: object) -> CaptchaError:
+    return CaptchaError(
+        f"{escape_unprintable(os.path.join(folder, path))} must stay as it was when the run began, but "
+        f"cannot be used ({reason}): bring it back"
+    )
 
 
 # ---------------------------------------------------------------------- the record
@@ -229,7 +250,8 @@ def reload_sets(config: Config, reader: Reader) -> tuple[list[Dataset], OwnSets]
             "--images, but does not: bring it back, or train anew without --resume"
         )
     found = labelled_files(config.images, config.labels).labels if config.images else {}
-    data = []
+    data, used = [], [path for name in SETS for path in split.sets[name] if path in found]
+    load = image_loader(config.images, used, config)
     for name, folder, _ in config.sets:
         paths = split.sets[name]
         if missing := [path for path in paths if path not in found]:
@@ -242,6 +264,6 @@ def reload_sets(config: Config, reader: Reader) -> tuple[list[Dataset], OwnSets]
         if name in split.from_folders:
             data.append(reader.load_set(folder))
         else:
-            data.append(load_labelled(labels, config, reader) if paths else no_images(config))
+            data.append(load_labelled(labels, config, load) if paths else no_images(config))
     own = load_recorded(config.unlabelled, split.unlabelled, config) if split.unlabelled else None
     return data, OwnSets(split.sets, own)

@@ -14,6 +14,7 @@ import itertools
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,15 +59,15 @@ def load_unlabelled(config: Config, labelled: Sequence[Dataset]) -> Unlabelled:
     shown = escape_unprintable(config.unlabelled)
     if len(paths) > MAX_IMAGES:
         print(f"{shown}: the first {MAX_IMAGES:,} of {len(paths):,} images are used", flush=True)
-    seen = {image.tobytes() for data in labelled for image in data.images}
+    seen = {sha256(image.tobytes()).digest() for data in labelled for image in data.images}
     images, kept, bad, known = [], [], [], 0
     for path, image in _decode_all(config, paths[:MAX_IMAGES]):
         if isinstance(image, BadFile):
             bad.append(image)
-        elif image.tobytes() in seen:
+        elif (digest := sha256(image.tobytes()).digest()) in seen:
             known += 1
         else:
-            seen.add(image.tobytes())
+            seen.add(digest)
             images.append(image)
             kept.append(path)
     report_left_out(config.unlabelled, bad, len(paths))

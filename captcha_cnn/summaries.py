@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from captcha_cnn.decoded import Images
 from captcha_cnn.labels import image_order
 from captcha_cnn.metrics import EvalResult, Metrics, count_confusions
 from config import Config, ConfigError, escape_unprintable
@@ -82,19 +83,16 @@ class SummaryWriter:
             writer.close()
 
 
-def summary_images(
-    result: EvalResult, images: np.ndarray, labels: np.ndarray, config: Config
-) -> dict[str, Image.Image]:
+def summary_images(result: EvalResult, images: Images, config: Config) -> dict[str, Image.Image]:
     """What TensorBoard shows of an evaluated set: the confusion matrix, and the captchas with the most loss.
 
     Args:
-        images: uint8 [N, H, W] or [N, H, W, 3]. labels: one-hot, float32 [N, L * K].
+        images: uint8 [N, H, W] or [N, H, W, 3].
     """
     alphabet = np.array([*config.alphabet, ""])  # the last, -1, past the end
-    one_hot = labels.reshape(-1, config.max_length, len(config.alphabet))
-    classes = np.where(one_hot.max(axis=2) > 0, one_hot.argmax(axis=2), -1)
     names, texts = (
-        [image_order("".join(each), config.alphabet) for each in alphabet[k]] for k in (classes, result.chars)
+        [image_order("".join(each), config.alphabet) for each in alphabet[k]]
+        for k in (result.labels, result.chars)
     )
     worst = (-result.loss).argsort(kind="stable")[:MAX_WORST]
     shown = images[worst], [names[i] for i in worst], [texts[i] for i in worst]

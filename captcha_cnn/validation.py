@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from captcha_cnn import plateau, progress
 from captcha_cnn.batches import add_augmented_copies
 from captcha_cnn.checkpoint import TrainState
@@ -86,5 +84,4 @@ class Validator:
         others = {"learning_rate": config.alpha} | self.clock.as_scalars()
         self.writer.add_metrics(step, batch, validation, others)
         if validation and progress.is_due(step, config.checkpoint_per_batch):
-            images: tuple[np.ndarray, np.ndarray] = self.data
-            self.writer.add_images(step, summary_images(result, *images, config))
+            self.writer.add_images(step, summary_images(result, self.data.images, config))

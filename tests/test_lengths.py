@@ -93,13 +93,12 @@ def test_guessing_includes_the_length():
 
 def test_summaries_show_labels_and_texts_without_what_is_past_their_end(monkeypatch):
     config = replace(TINY, char_num="2-3")
-    labels = np.stack([ReadData(config).label2vec(label) for label in ("abc", "ab")])
     chars = np.array([[0, 1, -1], [0, 2, -1]])
     result = EvalResult(np.array([1.0, 2.0]), np.zeros(2), chars, np.array([[0, 1, 2], [0, 1, -1]]))
     seen = []
     monkeypatch.setattr("captcha_cnn.summaries.draw_worst_predictions", lambda *shown: seen.extend(shown[1:]))
     monkeypatch.setattr("captcha_cnn.summaries.draw_confusion_matrix", seen.append)
-    summary_images(result, np.zeros([2, 23, 37], np.uint8), labels, config)
+    summary_images(result, np.zeros([2, 23, 37], np.uint8), config)
     assert [seen[0], *seen[1:]] == [{("b", "c"): 1}, ["ab", "abc"], ["ac", "ab"]]
 
 

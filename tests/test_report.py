@@ -132,11 +132,10 @@ def test_the_page_shows_the_confusion_matrix_of_tensorboard(tmp_path):
     classes = [[["abcde".index(char) for char in text] for text in each] for each in (labels, texts)]
 
     class Result:
-        chars = np.array(classes[1])
+        labels, chars = np.array(classes)
         loss = np.arange(7.0)
 
-    one_hot = np.eye(5, dtype=np.float32)[classes[0]].reshape(7, -1)
-    images = summary_images(Result, np.stack([IMAGE] * 7), one_hot, config)
+    images = summary_images(Result, np.stack([IMAGE] * 7), config)
     assert images["confusion_matrix"].tobytes() == Image.open(io.BytesIO(png)).tobytes()
 
 
