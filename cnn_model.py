@@ -22,14 +22,13 @@ from captcha_cnn import ctc
 from captcha_cnn.ctc import Predictions
 from captcha_cnn.float16 import as_exact_float16, fold_bn_to_float16
 from captcha_cnn.head import Head
-from captcha_cnn.layers import HE_NORMAL, Training, batch_norm, dropout, merge_rows, standardize
+from captcha_cnn.layers import HE_NORMAL, Training, batch_norm, ctc_head, dropout, standardize
 from captcha_cnn.muon import minimize
 from config import CaptchaError, Config
 
 CHANNELS = (1, 2, 4)  # of the three convolutions, as multiples of Config.channels
 STRIDES = ((2, 2), (4, 2), (2, 2))  # of the same: rows and columns
 KERNEL_SIZE = 5
-HEAD_WIDTH = 3  # columns of the last feature map that each time step is read from
 EMA_DECAY = 0.999  # of the averaged weights, once training is long enough for it
 
 
@@ -180,23 +179,6 @@ def conv_layer(h: Any, channels: int, stride: tuple[int, int], layer: int, train
         # The larger feature maps lose whole channels, the same for all images of a step. ReLU passes
         # such factors on, so they cost no time; dropping single values would take a fifth of a step.
         return tf.nn.relu(batch_norm(h, training, dropout(tf.ones([channels]), training, layer)))
-
-
-def ctc_head(h: Any, config: Config, training: Training | None = None) -> Any:
-    """Logits of each column, from it and its neighbours: [B, H/16, T, C] to [T, B, K + 1].
-
-    A dense layer between, where the Config has one, sees a character as a whole: a convolution sees
-    29 x 45 pixels of it, and without that layer the logits are only sums of what these found.
-    """
-    width = HEAD_WIDTH
-    if config.dense:
-        with tf.variable_scope("dense"):
-            h = tf.nn.relu(batch_norm(merge_rows(h, width, config.dense), training))  # [B, 1, T, D]
-            h, width = dropout(h, training, len(CHANNELS) + 1), 1
-    with tf.variable_scope("ctc_head"):
-        classes = len(config.alphabet) + 1
-        h = tf.transpose(tf.squeeze(merge_rows(h, width, classes), 1), [1, 0, 2])  # CTC: time steps first
-        return h + tf.get_variable("bias", [classes], initializer=tf.zeros_initializer())
 
 
 HEADS = {

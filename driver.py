@@ -31,7 +31,6 @@ from captcha_cnn import (
 from captcha_cnn.augment import augment
 from captcha_cnn.cli import given_settings, make_parser, next_command, run_main
 from captcha_cnn.dataset import Dataset, dataset_hash
-from captcha_cnn.decoded import DamagedFileError
 from captcha_cnn.interpolation import interpolated, keep_best_mean
 from captcha_cnn.metrics import EvalResult, Metrics
 from captcha_cnn.own_images import check_given, check_outside, find_images, find_unlabelled
@@ -175,7 +174,7 @@ class Trainer:
                     coming = self_training.scheduled_batches(state, sets, config, next_batch)
                     with contextlib.closing(prefetch(coming)) as prepared:
                         done = self.run_steps(prepared, train) and not self.begin_round()
-        except (tf_runtime.TrainingInterrupted, DamagedFileError):
+        except CaptchaError:  # an interruption, or an image that cannot be read any more
             self.save(again=False)
             raise
         self.validator.warn_in_the_end()

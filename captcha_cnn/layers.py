@@ -1,4 +1,4 @@
-"""Standardization of images, and the layers that act differently in training and in inference."""
+"""The layers of the networks: some act differently in training and in inference."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from typing import Any, NamedTuple
 import tensorflow.compat.v1 as tf
 
 from captcha_cnn.numpy_network import BN_EPSILON
+from config import Config
 
 HE_NORMAL = tf.variance_scaling_initializer(2.0)  # keeps the variance of a layer's input (He et al. 2015)
+HEAD_WIDTH = 3  # columns of the last feature map that each time step is read from
+DENSE_LAYER = 4  # its number, behind the three convolutions: it has dropout of its own
 
 
 class Training(NamedTuple):
@@ -54,6 +57,23 @@ def dropout(h: Any, training: Training | None, layer: int) -> Any:
         return h
     seed = tf.random.experimental.stateless_fold_in(training.seed, layer)
     return tf.nn.experimental.stateless_dropout(h, 1 - training.keep_prob, seed)
+
+
+def ctc_head(h: Any, config: Config, training: Training | None = None) -> Any:
+    """Logits of each column, from it and its neighbours: [B, H/16, T, C] to [T, B, K + 1].
+
+    A dense layer between, where the Config has one, sees a character as a whole: a convolution sees
+    29 x 45 pixels of it, and without that layer the logits are only sums of what these found.
+    """
+    width = HEAD_WIDTH
+    if config.dense:
+        with tf.variable_scope("dense"):
+            h = tf.nn.relu(batch_norm(merge_rows(h, width, config.dense), training))  # [B, 1, T, D]
+            h, width = dropout(h, training, DENSE_LAYER), 1
+    with tf.variable_scope("ctc_head"):
+        classes = len(config.alphabet) + 1
+        h = tf.transpose(tf.squeeze(merge_rows(h, width, classes), 1), [1, 0, 2])  # CTC: time steps first
+        return h + tf.get_variable("bias", [classes], initializer=tf.zeros_initializer())
 
 
 def merge_rows(h: Any, width: int, outputs: int) -> Any:

@@ -144,13 +144,13 @@ def start_round(state: TrainState, labels: list[str], config: Config) -> str:
     Raises:
         CaptchaError: no image is labelled by anyone.
     """
-    state.round, state.round_from, state.own_labels = state.round + 1, state.step, labels
     count, sure = sum(map(bool, labels)), f"read with a confidence of at least {MIN_CONFIDENCE:.0%}"
     if not count and not config.images:
         raise CaptchaError(
             f"{escape_unprintable(config.unlabelled)} must hold images that the initial weights can read, "
             f"but none is {sure}: label some, and name them with --images"
         )
+    state.round, state.round_from, state.own_labels = state.round + 1, state.step, labels
     if not count:
         return f"Self-training ends: none of {len(labels):,} images without labels is {sure}"
     return (

@@ -15,7 +15,7 @@ from conftest import PROJECT, TINY
 
 import cnn_model
 from benchmarks import common, initial_weights, keras_ocr, measure, ours, pretrained, torch_port
-from captcha_cnn import ctc, float16, muon, progress
+from captcha_cnn import ctc, float16, layers, muon, progress
 from captcha_cnn.checkpoint import list_checkpoints
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.drawing import draw_captcha
@@ -218,7 +218,8 @@ def test_images_for_keras_are_transposed():
 
 def test_the_constants_of_the_port_are_ours():
     assert torch_port.BN_EPSILON == float16.BN_EPSILON
-    for name in ("CHANNELS", "STRIDES", "KERNEL_SIZE", "HEAD_WIDTH", "EMA_DECAY"):
+    assert torch_port.HEAD_WIDTH == layers.HEAD_WIDTH
+    for name in ("CHANNELS", "STRIDES", "KERNEL_SIZE", "EMA_DECAY"):
         assert getattr(torch_port, name) == getattr(cnn_model, name), name
     for name in ("MOMENTUM", "MUON_UPDATE_RMS"):
         assert getattr(torch_port, name) == getattr(muon, name), name
