@@ -15,6 +15,7 @@ process, and a file that another program cuts short would kill the process witho
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import hashlib
 import json
@@ -70,7 +71,7 @@ class DecodedImages:
     ) -> None:
         self._source, self._begin, self._all_checksums, self._rows = source, begin, checksums, rows
         self.shape = (len(rows), *shape)
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # between moving to a place in the file and reading there
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -85,8 +86,10 @@ class DecodedImages:
 
     def select(self, numbers: Sequence[int] | np.ndarray) -> DecodedImages:
         """Those images, in that order, without reading them."""
-        rows = self._rows[np.asarray(numbers, int)]
-        return DecodedImages(self._source, self._begin, self.shape[1:], self._all_checksums, rows)
+        selected = copy.copy(self)  # with the same lock
+        selected._rows = self._rows[np.asarray(numbers, int)]
+        selected.shape = (len(selected), *self.shape[1:])
+        return selected
 
     @property
     def checksums(self) -> np.ndarray:

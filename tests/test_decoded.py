@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -124,6 +126,20 @@ def test_small_sets_need_no_file(place, monkeypatch):
     monkeypatch.setattr(decoded, "IN_MEMORY", 150 * 23 * 37 - 1)
     load_sets(place)
     assert sorted(os.listdir("decoded")) == ["lock", train_archive(place).name]
+
+
+def test_two_threads_may_read_from_one_file(place):
+    images = ReadData(place).load_set("train").images
+    expected, parts = images[:], (images.select(range(75)), images.select(range(75, 150)))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as threads:
+            for _ in range(20):
+                first, second = threads.map(lambda part: part[:], parts)
+                assert np.array_equal(np.concatenate([first, second]), expected)
+    finally:
+        sys.setswitchinterval(interval)
 
 
 # ---------------------------------------------------------------------- when it is written
