@@ -24,6 +24,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+class ProcessKilled(CaptchaError):  # noqa: N818 - what has happened, like TrainingInterrupted
+    """A process that works for this one was killed."""
+
+
 def parallel_map(
     work: Callable[[Sequence[Item]], Result],
     items: Sequence[Item],
@@ -36,7 +40,7 @@ def parallel_map(
         work: a function that can be pickled, of a module other than the main script.
         serial_limit: up to so many items, starting processes takes longer than it saves.
     Raises:
-        CaptchaError: a process was killed.
+        ProcessKilled: a process was killed.
     """
     chunks = [items[i : i + CHUNK_SIZE] for i in range(0, len(items), CHUNK_SIZE)]
     workers = min(available_cores(), len(chunks)) if len(items) > serial_limit else 1
@@ -47,21 +51,34 @@ def parallel_map(
                 yield work(chunk)
                 bar.update(len(chunk))
             return
-        # Spawned, since a fork of a process that has TensorFlow's threads can hang.
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), exit_with_parent)
-        try:
+        advice = "close other programs and run the command again"
+        with process_pool(workers, title, advice) as pool:
             with children_ignore_sigint(), without_main_module():
                 results = pool.map(work, chunks)
             for chunk, result in zip(chunks, results, strict=True):
                 yield result
                 bar.update(len(chunk))
-        except BrokenProcessPool:
-            raise CaptchaError(
-                f"{title} needs its processes, but one was killed, perhaps for lack of memory: close other "
-                "programs and run the command again"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def process_pool(workers: int, title: str, advice: str) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes, which end with the block. Each starts when work is submitted.
+
+    Args:
+        title, advice: what needs the processes, and what to do where one was killed, for the error.
+    Raises:
+        ProcessKilled: a process was killed.
+    """
+    # Spawned, since a fork of a process that has TensorFlow's threads can hang.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), exit_with_parent)
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise ProcessKilled(
+            f"{title} needs its processes, but one was killed, perhaps for lack of memory: {advice}"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def prefetch(items: Iterator[Item]) -> Generator[Item, None, None]:
