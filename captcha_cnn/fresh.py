@@ -15,13 +15,14 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
+from PIL import Image
 
 from captcha_cnn.augment import augment
 from captcha_cnn.batches import AUGMENTATION, Batch, batch_starts, random_stream, steps_per_epoch
 from captcha_cnn.cli import next_command
 from captcha_cnn.dataset import Dataset, label_vector, no_images
-from captcha_cnn.drawing import draw_captcha
-from captcha_cnn.images import image_for
+from captcha_cnn.drawing import draw_pixels
+from captcha_cnn.images import to_grayscale
 from captcha_cnn.parallel import available_cores, children_ignore_sigint, process_pool, without_main_module
 from captcha_cnn.progress import log
 from config import Config
@@ -40,9 +41,12 @@ def draw_batch(config: Config, step: int) -> Drawn:
     starts = batch_starts(count, config.batch_size)
     epoch, batch = divmod(step, len(starts))
     numbers = range([*starts[batch : batch + 2], count][1] - starts[batch])
-    captchas = [draw_captcha(config, f"fresh/{step}", number) for number in numbers]
-    images = np.stack([image_for(image, config) for _, image in captchas])
-    labels = np.stack([label_vector(label, config) for label, _ in captchas])
+    texts, pixels = zip(*[draw_pixels(config, f"fresh/{step}", number) for number in numbers], strict=True)
+    images = np.concatenate(pixels)  # one below the other
+    if not config.colour:
+        images = to_grayscale(Image.fromarray(images))
+    images = images.reshape(len(texts), *config.image_shape)
+    labels = np.stack([label_vector(text, config) for text in texts])
     random = random_stream(config.seed, AUGMENTATION, epoch, batch)
     return augment(images, config, random, epoch), labels, time.process_time() - begin
 
