@@ -220,8 +220,8 @@ def smooth(image: np.ndarray) -> np.ndarray:
     for start, stop in ((None, -2 * channels), (channels, -channels), (2 * channels, None)):
         total += columns[:, start:stop]
     smoothed[1:-1, channels:-channels] = (total + 6) // 13  # the nearest: no total lies between two
-    image = smoothed.reshape(image.shape)
-    return image
+    result: np.ndarray = smoothed.reshape(image.shape)
+    return result
 
 
 @functools.cache
