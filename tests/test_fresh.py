@@ -6,13 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import PROJECT, TINY, default_sigint, flags
-from training_fakes import MODEL, TRAINING, FakeCheckpoint, FakeSession, FakeWriter, interrupter
+from training_fakes import (
+    MODEL,
+    TRAINING,
+    FakeCheckpoint,
+    FakeSession,
+    FakeWriter,
+    interrupter,
+    numbered_images,
+)
 
 import driver
 from captcha_cnn import batches, fresh
@@ -90,13 +99,15 @@ def test_a_run_interrupted_often_trains_on_the_batches_of_one_never_interrupted(
         return run(fetches, feed)
 
     monkeypatch.setattr(session, "run", note_batches)
+    monkeypatch.setattr(fresh, "process_pool", lambda *_: ThreadPoolExecutor(1))
     interrupt_after = interrupter(monkeypatch)
+    validation = numbered_images(3)._replace(labels=np.tile(np.eye(5)[0], (3, 3)))
 
     def train(state):
         trainer = driver.Trainer(FRESH, state, GracefulStop())
         trainer.model, trainer.session, trainer.start = MODEL, session, {}
         trainer.checkpoint, trainer.writer = FakeCheckpoint(session), FakeWriter()
-        trainer.train(FreshCaptchas(FRESH), no_images(FRESH))
+        trainer.train(FreshCaptchas(FRESH), validation)
 
     state = TrainState("hash")
     for steps in (1, 3, 2):
