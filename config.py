@@ -90,6 +90,7 @@ class Config:
     generate_num: tuple[int, int, int] = setting(
         (5000, 500, 500), "images to draw for training, validation and test", (1, 10**8)
     )
+    fresh: bool = setting(False, "draw new training images for each step, in other processes, and keep none")
     network: str = setting("ctc", "ctc: three convolutions and CTC; classic: the published network")
     channels: int = setting(16, "feature maps of the first convolution of network ctc", (1, 512))
     dense: int = setting(0, "units of a dense layer after them; 0: no such layer", (0, 1024))
@@ -119,7 +120,7 @@ class Config:
     def __post_init__(self) -> None:
         for f in fields(self):
             value, allowed = getattr(self, f.name), f.metadata["allowed"]
-            if f.name in ("images", "labels", "unlabelled", "start_from", "ignore_case", "colour"):
+            if f.name in ("images", "labels", "unlabelled", "start_from", "ignore_case", "colour", "fresh"):
                 self._check_type(f.name, value, type(f.default))
             if isinstance(allowed, str):
                 self._check_number(f.name, value, allowed)
@@ -183,9 +184,10 @@ class Config:
 
     @property
     def sets(self) -> tuple[tuple[str, str, int], ...]:
-        """(name, folder, images to draw) of the training, validation and test set."""
+        """(name, folder, images to draw) of the training, validation and test set; `fresh` has no first."""
         folders = (self.train_folder, self.validation_folder, self.test_folder)
-        return tuple(zip(("train", "validation", "test"), folders, self.generate_num, strict=True))
+        sets = tuple(zip(("train", "validation", "test"), folders, self.generate_num, strict=True))
+        return sets[1:] if self.fresh else sets
 
     def as_dict(self) -> dict[str, Any]:
         """All settings as JSON has them: `Config(**config.as_dict()) == config`."""

@@ -21,6 +21,7 @@ from captcha_cnn import (
     batches,
     checkpoint,
     cross_validation,
+    fresh,
     initial_weights,
     plateau,
     progress,
@@ -53,6 +54,9 @@ def next_batch(
     Args:
         first: the batch to begin with.
     """
+    if isinstance(data, fresh.FreshCaptchas):
+        yield from data.batches(epoch, first)
+        return
     shuffled = batches.shuffled_batches(len(data.images), config, epoch)
     for batch, chosen in list(enumerate(shuffled))[first:]:
         random = batches.random_stream(config.seed, batches.AUGMENTATION, epoch, batch)
@@ -163,19 +167,22 @@ class Trainer:
         state, config = self.state, self.config
         self.clock = progress.TrainingClock(state.seconds, state.training_seconds)
         self.saved_step = state.step if state.last_eval_step >= 0 else -1
-        self.total_steps = config.Epoch * batches.steps_per_epoch(len(train.images), config.batch_size)
+        self.total_steps = config.Epoch * batches.steps_per_epoch(train.size, config.batch_size)
         results = self.clock, self.writer, self.evaluate, self.keep_best
         self.validator = Validator(config, state, validation, *results)
         try:
-            with tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True) as self.bar:
+            bar = tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True)
+            with bar as self.bar, fresh.processes(train, plateau.own_steps(state)):
                 done = False
                 while not done:
                     sets = train, self.own.unlabelled
                     coming = self_training.scheduled_batches(state, sets, config, next_batch)
                     with contextlib.closing(prefetch(coming)) as prepared:
-                        done = self.run_steps(prepared, train) and not self.begin_round()
-        except CaptchaError:  # an interruption, or an image that cannot be read any more
+                        watched = fresh.watch(prepared, train)
+                        done = self.run_steps(watched, train) and not self.begin_round()
+        except CaptchaError:  # an interruption, an image that cannot be read, a killed process
             self.save(again=False)
+            self.stop.check()  # a signal to all processes ends those that draw, too
             raise
         self.validator.warn_in_the_end()
         state.trained = state.best is not None
@@ -199,8 +206,8 @@ class Trainer:
             if not math.isfinite(self.train_step(x, y)):
                 progress.log(progress.not_finite_line(state))
                 return True
-        data = train if len(train.images) else self_training.own_labelled(state, self.own.unlabelled, config)
-        if len(data.images):
+        data = train if train.size else self_training.own_labelled(state, self.own.unlabelled, config)
+        if data.size:
             last = max(0, min(plateau.own_steps(state), self.total_steps) - 1)
             _, x, y = next(batches.batches_from(last, data, config, next_batch))
             self.validator.validate(Dataset(x, y))
@@ -322,7 +329,7 @@ def load_sets(
         return found.config, *load_own_sets(found, given, ReadData(found.config)), initial
     files, reader = Generate(config).gen_captcha(keep=True), ReadData(config)
     sets = [reader.load_set(folder, files.get(folder)) for _, folder, _ in config.sets]
-    return config, sets, NO_OWN_SETS, initial
+    return config, [fresh.FreshCaptchas(config)] * config.fresh + sets, NO_OWN_SETS, initial
 
 
 def main(arguments: Sequence[str]) -> int:

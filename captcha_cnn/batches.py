@@ -24,12 +24,12 @@ def random_stream(seed: int, purpose: int, *numbers: int) -> np.random.Generator
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, *numbers)))
 
 
-def batch_starts(count: int, batch_size: int) -> list[int]:
+def batch_starts(count: int, batch_size: int) -> range:
     """Where the batches of an epoch begin; a single last image belongs to the batch before it.
 
     In a batch of one, batch normalisation would take its statistics from one image.
     """
-    starts = list(range(0, count, batch_size))
+    starts = range(0, count, batch_size)
     single_last = len(starts) > 1 and batch_size > 1 and starts[-1] == count - 1
     return starts[:-1] if single_last else starts
 
@@ -51,7 +51,7 @@ def batches_from(step: int, data: Dataset, config: Config, next_batch: NextBatch
     Args:
         next_batch: gives the batches of an epoch, from one of them on.
     """
-    first_epoch, first = divmod(step, steps_per_epoch(len(data.images), config.batch_size))
+    first_epoch, first = divmod(step, steps_per_epoch(data.size, config.batch_size))
     for epoch in range(first_epoch, config.Epoch):
         for x, y in next_batch(data, config, epoch, first if epoch == first_epoch else 0):
             yield epoch, x, y

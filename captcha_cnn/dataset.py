@@ -69,6 +69,11 @@ class Dataset(NamedTuple):
     images: Images  # uint8 [N, H, W], or [N, H, W, 3] with Config.colour
     labels: np.ndarray | LabelVectors  # one-hot, float32 [N, L * K]
 
+    @property
+    def size(self) -> int:
+        """N, the images of an epoch."""
+        return len(self.images)
+
 
 def no_images(config: Config) -> Dataset:
     """A set without images."""
@@ -422,7 +427,7 @@ def set_state(config: Config, name: str, folder: str, count: int, keep: bool) ->
     wanted, found = make_manifest(config, name, count), read_manifest(folder)
     files = list_image_files(folder)
     if found is None:
-        if files and not keep:
+        if files and (not keep or config.fresh):  # own images would test for something else
             raise CaptchaError(
                 f"{shown} must be empty to draw captchas into, but holds {len(files)} files that this "
                 f"program did not draw: name another folder with {flag}"

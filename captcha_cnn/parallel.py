@@ -47,21 +47,34 @@ def parallel_map(
                 yield work(chunk)
                 bar.update(len(chunk))
             return
-        # Spawned, since a fork of a process that has TensorFlow's threads can hang.
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), exit_with_parent)
-        try:
+        advice = "close other programs and run the command again"
+        with process_pool(workers, title, advice) as pool:
             with children_ignore_sigint(), without_main_module():
                 results = pool.map(work, chunks)
             for chunk, result in zip(chunks, results, strict=True):
                 yield result
                 bar.update(len(chunk))
-        except BrokenProcessPool:
-            raise CaptchaError(
-                f"{title} needs its processes, but one was killed, perhaps for lack of memory: close other "
-                "programs and run the command again"
-            ) from None
-        finally:
-            pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def process_pool(workers: int, title: str, advice: str) -> Iterator[ProcessPoolExecutor]:
+    """A pool of processes, which end with the block. Each starts when work is submitted.
+
+    Args:
+        title, advice: what needs the processes, and what to do where one was killed, for the error.
+    Raises:
+        CaptchaError: a process was killed.
+    """
+    # Spawned, since a fork of a process that has TensorFlow's threads can hang.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), exit_with_parent)
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise CaptchaError(
+            f"{title} needs its processes, but one was killed, perhaps for lack of memory: {advice}"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def prefetch(items: Iterator[Item]) -> Generator[Item, None, None]:

@@ -94,7 +94,7 @@ def not_finite_line(state: TrainState) -> str:
 
 def sizes_line(*sets: Dataset) -> str:
     """How many images the training, validation and test set have."""
-    return "Images for train :{}, for validation : {}, for test : {}".format(*(len(x.images) for x in sets))
+    return "Images for train :{}, for validation : {}, for test : {}".format(*(x.size for x in sets))
 
 
 def status_line(step: int, train: Metrics, validation: Metrics | None, improved: bool) -> str:

@@ -201,7 +201,7 @@ def scheduled_batches(
     if state.round:
         own = own_labelled(state, unlabelled, config)
         return mixed_batches(state, [each for each in (train, own) if len(each.images)], config, next_batch)
-    if not len(train.images):
+    if not train.size:
         return iter(())
     return plateau.scheduled_batches(state, train, config, next_batch)
 

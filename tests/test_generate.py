@@ -11,9 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import captcha.image
+import numpy as np
 import pytest
 from conftest import PROJECT, TINY, assert_refused, default_sigint, flags, script
-from PIL import Image
+from PIL import Image, ImageFilter
 
 import generate_captcha
 from captcha_cnn import drawing, parallel
@@ -73,6 +74,68 @@ def test_images_equal_the_librarys_for_the_same_random_numbers(width, height, le
         assert image.tobytes() == expected.tobytes(), (label, index)
         seen |= set(label)
     assert seen == set(characters)
+
+
+class MissingFunctions:
+    """Pillow's compiled part of a version that has renamed all its functions."""
+
+
+class ChangedFunctions:
+    """The same of a version that fills images with something else."""
+
+    new = Image.core.new
+
+    @staticmethod
+    def fill(mode, size, _):
+        return Image.core.fill(mode, size, (90, 90, 90, 90))
+
+
+@pytest.mark.parametrize("core", [MissingFunctions, ChangedFunctions])
+def test_with_another_version_of_pillow_the_library_itself_draws(core, monkeypatch):
+    expected = draw_captcha(TINY, "train", 0)[1].tobytes()
+    monkeypatch.setattr(drawing, "core", core)
+    drawing._image_captcha.cache_clear()
+    try:
+        assert draw_captcha(TINY, "train", 0)[1].tobytes() == expected
+        assert type(drawing._image_captcha(TINY.width, TINY.height)) is drawing.PixelCaptcha
+    finally:
+        drawing._image_captcha.cache_clear()
+
+
+def test_this_version_of_pillow_draws_fast():
+    assert isinstance(drawing._image_captcha(160, 60), drawing.FastImageCaptcha)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 3), (4, 3, 3), (23, 37, 3)])
+def test_smoothing_is_that_of_pillow(shape):
+    generator = np.random.default_rng(0)
+    images = [generator.integers(0, 256, shape, np.uint8) for _ in range(300)]
+    images += [np.full(shape, 255, np.uint8), generator.integers(0, 2, shape, np.uint8)]
+    for image in images:
+        expected = np.asarray(Image.fromarray(image).filter(ImageFilter.SMOOTH))
+        assert np.array_equal(drawing.smooth(image), expected)
+
+
+@pytest.mark.parametrize("size", [(19, 31), (20, 31), (24, 40)])
+def test_characters_are_turned_resized_and_warped_as_pillows_methods_do_it(size):
+    generator = np.random.default_rng(1)
+    for _ in range(50):
+        image = Image.fromarray(generator.integers(0, 256, (31, 20, 4), np.uint8))
+        degrees, quad = generator.uniform(-30, 30), tuple(generator.integers(-4, 40, 8).tolist())
+        rotated = image.rotate(degrees, Image.Resampling.BILINEAR, expand=True)
+        resized = rotated.resize(size)
+        same_size = image.resize((20, 31))
+        warped = resized.transform((17, 33), Image.Transform.QUAD, quad)
+        for found, expected in (
+            (drawing._rotate(image.im, degrees), rotated),
+            (drawing._resize(rotated.im, size), resized),
+            (drawing._resize(image.im, image.size), same_size),
+            (drawing._warp(resized.im, (17, 33), quad), warped),
+        ):
+            assert found.size == expected.size
+            whole = Image.new("RGBA", found.size)
+            whole.im.paste(found, (0, 0, *found.size))
+            assert whole.tobytes() == expected.tobytes()
 
 
 def test_seeded_secrets_give_the_same_integers_as_python():
