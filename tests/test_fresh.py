@@ -6,7 +6,8 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,12 +25,13 @@ from training_fakes import (
 )
 
 import driver
-from captcha_cnn import batches, fresh
+from captcha_cnn import batches, fresh, parallel
 from captcha_cnn.checkpoint import TrainState, load_latest, settings_to_resume
 from captcha_cnn.dataset import dataset_hash, no_images
 from captcha_cnn.drawing import draw_captcha
 from captcha_cnn.fresh import FreshCaptchas, StepTimes, waiting_line
 from captcha_cnn.images import image_for
+from captcha_cnn.parallel import ProcessKilled
 from captcha_cnn.tf_runtime import GracefulStop, TrainingInterrupted
 from config import CaptchaError, ConfigError
 from generate_captcha import ReadData
@@ -88,6 +90,58 @@ def test_no_captcha_is_drawn_twice(other):
 # ---------------------------------------------------------------------- interruptions
 
 
+def fake_trainer(state, session):
+    trainer = driver.Trainer(FRESH, state, GracefulStop())
+    trainer.model, trainer.session, trainer.start = MODEL, session, {}
+    trainer.checkpoint, trainer.writer = FakeCheckpoint(session), FakeWriter()
+    return trainer
+
+
+def validation_images():
+    return numbered_images(3)._replace(labels=np.tile(np.eye(5)[0], (3, 3)))
+
+
+class PoolWithoutProcesses:
+    """Draws three batches; then a process is killed."""
+
+    def __init__(self, meanwhile):
+        self.left, self.meanwhile = 3, meanwhile
+
+    def submit(self, work, config, step):
+        coming = Future()
+        self.left -= 1
+        if self.left >= 0:
+            coming.set_result(work(config, step))
+        else:
+            coming.set_exception(BrokenProcessPool())
+        return coming
+
+    def shutdown(self, cancel_futures):
+        self.meanwhile()
+
+
+@pytest.mark.parametrize("signalled", [False, True])
+def test_where_a_process_is_killed_the_run_is_saved_and_a_signal_is_the_reason_where_one_came(
+    signalled, monkeypatch
+):
+    session, stop = FakeSession(), GracefulStop()
+    trainer = fake_trainer(TrainState("hash"), session)
+    trainer.stop = stop
+    ended = []
+
+    def end():  # systemd and others send SIGTERM to all processes
+        ended.append("ended")
+        if signalled:
+            stop._on_signal(signal.SIGTERM, None)
+
+    monkeypatch.setattr(parallel, "ProcessPoolExecutor", lambda *_: PoolWithoutProcesses(end))
+    with pytest.raises(TrainingInterrupted if signalled else ProcessKilled) as raised:
+        trainer.train(FreshCaptchas(FRESH), validation_images())
+    assert trainer.checkpoint.saved[-1] == trainer.state.step == session.step > 0
+    assert ended == ["ended"], "the other processes were not ended"
+    assert raised.value.status == (143 if signalled else 1)
+
+
 def test_a_run_interrupted_often_trains_on_the_batches_of_one_never_interrupted(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     seen, session = [], FakeSession()
@@ -101,20 +155,13 @@ def test_a_run_interrupted_often_trains_on_the_batches_of_one_never_interrupted(
     monkeypatch.setattr(session, "run", note_batches)
     monkeypatch.setattr(fresh, "process_pool", lambda *_: ThreadPoolExecutor(1))
     interrupt_after = interrupter(monkeypatch)
-    validation = numbered_images(3)._replace(labels=np.tile(np.eye(5)[0], (3, 3)))
-
-    def train(state):
-        trainer = driver.Trainer(FRESH, state, GracefulStop())
-        trainer.model, trainer.session, trainer.start = MODEL, session, {}
-        trainer.checkpoint, trainer.writer = FakeCheckpoint(session), FakeWriter()
-        trainer.train(FreshCaptchas(FRESH), validation)
-
+    validation = validation_images()
     state = TrainState("hash")
     for steps in (1, 3, 2):
         interrupt_after(steps)
         with pytest.raises(TrainingInterrupted):
-            train(state)
-    train(state)
+            fake_trainer(state, session).train(FreshCaptchas(FRESH), validation)
+    fake_trainer(state, session).train(FreshCaptchas(FRESH), validation)
     expected = [fresh.draw_batch(FRESH, step)[:2] for step in range(6)]
     assert seen == [(x.tobytes(), y.tobytes()) for x, y in expected]
 
@@ -132,10 +179,10 @@ def start(folder, *arguments):
         stderr=subprocess.PIPE,
         text=True,
     )
-    for line in process.stdout:
-        if line.startswith("Step     2"):
-            return process
-    raise AssertionError(process.stderr.read())
+    steps = (line for line in process.stdout if line.startswith("Step"))
+    if len(list(itertools.islice(steps, 3))) < 3:
+        raise AssertionError(process.stderr.read())
+    return process
 
 
 def drawing_processes(process):
@@ -169,7 +216,7 @@ def test_real_processes_are_killed_and_interrupted_and_the_run_goes_on(tmp_path,
     killed_at = load_latest(str(tmp_path / "checkpoints")).progress["step"]
     assert killed_at >= 2
 
-    process = start(tmp_path, "--resume")  # as steps are printed again, they go on from there
+    process = start(tmp_path, "--resume")
     os.killpg(process.pid, signal.SIGINT)  # Ctrl-C reaches all of them
     out, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "")
