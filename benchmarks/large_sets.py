@@ -91,10 +91,10 @@ def train(config: Config, path: Path, where: str) -> tuple[float, float]:
     """Training images a second, and the peak memory in MB.
 
     Args:
-        where: the set is in memory, on disk, or on disk without being in the operating system's cache.
+        where: the set is in memory, on disk, or on disk and not in the operating system's cache.
     """
-    decoded.IN_MEMORY = 2**40 if where == "memory" else 0
-    if where == "disk, not cached":
+    decoded.IN_MEMORY = 2**40 if where == "in memory" else 0
+    if where == "on disk, not cached":
         forget(path)
     data: Dataset = ReadData(config).load_set(config.train_folder)
     return config.batch_size * STEPS / sum(ours.step_seconds(data, config, STEPS)), peak_memory()
@@ -115,8 +115,8 @@ def main(arguments: Sequence[str]) -> int:
         for form, cold in itertools.product(FORMS, (False, True)):
             name = f"{form}, {'not cached' if cold else 'cached'}"
             found.setdefault(name, []).append(in_subprocess(read, form, path, cold))
-        for where in ("memory", "disk", "disk, not cached"):
-            name = f"training, set in {where}"
+        for where in ("in memory", "on disk", "on disk, not cached"):
+            name = f"training, set {where}"
             found.setdefault(name, []).append(in_subprocess(train, config, path, where))
     for name, values in found.items():
         print(json.dumps(_summary(name, values)), flush=True)
