@@ -85,7 +85,8 @@ class ReadData:
 
     def label2vec(self, label: str) -> np.ndarray:
         """The one-hot vector of a label, float32 [L * K]: '1327' has ones at 1, 13, 22 and 37."""
-        return dataset.label_vector(label, self.config)
+        vector: np.ndarray = dataset.label_vectors([label], self.config)[0]
+        return vector
 
     def vec2label(self, vector: np.ndarray) -> str:
         """The label of a one-hot vector, or of one score per character, [L * K]: the best of each place.
@@ -108,8 +109,7 @@ class ReadData:
             CaptchaError: as captcha_cnn.dataset.load_folder does.
         """
         images, labels = dataset.load_folder(folder, self.config, files)
-        vectors = dataset.label_vectors(labels, self.config)
-        return images, vectors[:] if isinstance(images, np.ndarray) else vectors, len(labels)
+        return *dataset.labelled_set(images, labels, self.config), len(labels)
 
     def load_set(self, folder: str, files: Sequence[str] | None = None) -> dataset.Dataset:
         """The same images and label vectors, without their number."""

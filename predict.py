@@ -129,9 +129,7 @@ class Predictor:
         loss_fn = self._model.loss
         if loss_fn is None:
             return None
-        classes = np.full([len(labels), self.config.max_length], -1)  # past the end
-        for row, label in zip(classes, labels, strict=True):
-            row[: len(label)] = label_classes(label, self.config)
+        classes = label_classes(labels, self.config)
         losses = [loss_fn(images[part], classes[part]) for part in batch_slices(len(images))]
         return float(np.concatenate(losses).mean(dtype=np.float64))
 
@@ -290,16 +288,16 @@ def evaluate_folder(
     """Read a labelled folder and print how well; also write it as a page where asked for."""
     names_and_labels, bad = labels_to_evaluate(predictor, folder, labels_file)
     labels, texts, confidences, names = list[str](), list[str](), list[float](), list[str]()
-    losses: list[float | None] = []  # of each part, times its images
-    for part, part_labels, part_names in load_parts(folder, names_and_labels, bad, predictor.config):
-        predictions = predictor.read_arrays(part)
+    losses: list[float] = []  # the sum of each part; none of an exported model
+    for images, part_labels, part_names in load_parts(folder, names_and_labels, bad, predictor.config):
+        predictions = predictor.read_arrays(images)
         texts += [prediction.text for prediction in predictions]
         confidences += [prediction.confidence for prediction in predictions]
-        loss = predictor.loss(part, part_labels) if part_labels else 0.0
-        losses.append(None if loss is None else loss * len(part))
-        labels, names = labels + part_labels, names + part_names
-    known = [loss for loss in losses if loss is not None]
-    report = evaluate_predictions(labels, texts, confidences, sum(known) / len(labels) if known else None)
+        if part_labels and (loss := predictor.loss(images, part_labels)) is not None:
+            losses.append(loss * len(images))
+        labels += part_labels
+        names += part_names
+    report = evaluate_predictions(labels, texts, confidences, sum(losses) / len(labels) if losses else None)
     print(text_report(report, names), flush=True)
     if report_folder:
         paths = [os.path.join(folder, names[each.position]) for each in report.mistakes[:MAX_ON_PAGE]]

@@ -81,31 +81,26 @@ def no_images(config: Config) -> Dataset:
     return Dataset(np.zeros([0, *config.image_shape], np.uint8), labels)
 
 
-def label_classes(label: str, config: Config) -> list[int]:
-    """The classes of the characters of a label, in the order in which they stand in the image.
+def label_classes(labels: Sequence[str], config: Config) -> np.ndarray:
+    """The classes of the characters of labels, in the order in which they stand in the image.
 
+    Returns:
+        int16 [N, L], -1 past the end of a label.
     Raises:
         CaptchaError: a label that the model cannot have.
     """
     shortest, length, alphabet = config.min_length, config.max_length, config.alphabet
-    if not shortest <= len(label) <= length or not set(label) <= set(alphabet):
-        lengths = str(config.char_num).replace("-", " to ")
-        raise CaptchaError(f"a label must be {lengths} characters of {alphabet}, not {label!r}")
-    return [alphabet.index(character) for character in image_order(label, alphabet)]
-
-
-def label_vector(label: str, config: Config) -> np.ndarray:
-    """The one-hot vector of a label, float32 [L * K]; zeros past its end.
-
-    Raises:
-        CaptchaError: a label that the model cannot have.
-    """
-    vector: np.ndarray = label_vectors([label], config)[:1][0]
-    return vector
+    classes = np.full([len(labels), length], -1, np.int16)
+    for row, label in zip(classes, labels, strict=True):
+        if not shortest <= len(label) <= length or not set(label) <= set(alphabet):
+            lengths = str(config.char_num).replace("-", " to ")
+            raise CaptchaError(f"a label must be {lengths} characters of {alphabet}, not {label!r}")
+        row[: len(label)] = [alphabet.index(character) for character in image_order(label, alphabet)]
+    return classes
 
 
 def label_of_vector(vector: np.ndarray, config: Config) -> str:
-    """The inverse of label_vector(), for one score per character too, [L * K].
+    """The label of a vector of label_vectors(), or of one score per character, [L * K].
 
     Raises:
         CaptchaError: it has another size.
@@ -120,17 +115,25 @@ def label_of_vector(vector: np.ndarray, config: Config) -> str:
     return image_order("".join(alphabet[i] for i in scores[:end].argmax(axis=1)), alphabet)
 
 
-def label_vectors(labels: Sequence[str], config: Config) -> LabelVectors:
-    """The one-hot vectors of labels.
+def label_vectors(labels: Sequence[str], config: Config) -> np.ndarray:
+    """The one-hot vectors of labels, float32 [N, L * K].
 
     Raises:
         CaptchaError: a label that the model cannot have.
     """
-    classes = np.full([len(labels), config.max_length], -1, np.int16)
-    for row, label in zip(classes, labels, strict=True):
-        found = label_classes(label, config)
-        row[: len(found)] = found
-    return LabelVectors(classes, len(config.alphabet))
+    vectors: np.ndarray = LabelVectors(label_classes(labels, config), len(config.alphabet))[:]
+    return vectors
+
+
+def labelled_set(images: Images, labels: Sequence[str], config: Config) -> Dataset:
+    """A set of images and their labels, whose vectors are in memory where the images are.
+
+    Raises:
+        CaptchaError: a label that the model cannot have.
+    """
+    if isinstance(images, np.ndarray):
+        return Dataset(images, label_vectors(labels, config))
+    return Dataset(images, LabelVectors(label_classes(labels, config), len(config.alphabet)))
 
 
 def dataset_hash(train: Dataset, validation: Dataset, unlabelled: np.ndarray | None = None) -> str:
@@ -267,8 +270,8 @@ def _load_large(
             labels[name] = valid_label(label, config)
         except ImageError as error:
             bad.append(BadFile(name, error.category, str(error)))
-    images, no_images = decoded_images(folder, list(names), config)
-    for each in no_images:
+    images, not_images = decoded_images(folder, list(names), config)
+    for each in not_images:
         if labels.pop(each.name, None) is not None:
             bad.append(each)
     _check_loaded(folder, bad, total, config)

@@ -235,7 +235,7 @@ def write(
         if (free := shutil.disk_usage(target.parent).free) < needed:
             raise OSError(f"{free / 1e9:.1f} GB are free")
         parts = parallel_map(
-            functools.partial(_decode_part, folder, config),
+            functools.partial(decode_files, folder, config),
             paths,
             f"Decoding {escape_unprintable(folder)}",
             SERIAL_LIMIT,
@@ -277,7 +277,8 @@ def _write_images(
     return checksums, bad
 
 
-def _decode_part(folder: str, config: Config, paths: Sequence[str]) -> list[np.ndarray | BadFile]:
+def decode_files(folder: str, config: Config, paths: Sequence[str]) -> list[np.ndarray | BadFile]:
+    """The image of each path inside a folder, uint8 [H, W], as the model sees it, or why there is none."""
     found: list[np.ndarray | BadFile] = []
     for path in paths:
         try:

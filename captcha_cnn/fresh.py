@@ -49,7 +49,7 @@ def draw_batch(config: Config, step: int) -> Drawn:
     random = random_stream(config.seed, AUGMENTATION, epoch, batch)
     return (
         augment(images, config, random, epoch),
-        label_vectors(texts, config)[:],
+        label_vectors(texts, config),
         time.process_time() - begin,
     )
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Protocol, TypeAlias
 import numpy as np
 
 from captcha_cnn.checkpoint import SPLIT, TrainState
-from captcha_cnn.dataset import Dataset, label_vectors, no_images
+from captcha_cnn.dataset import Dataset, labelled_set, no_images
 from captcha_cnn.decoded import Images, decoded_images, is_large
 from captcha_cnn.images import ImageError, image_for
 from captcha_cnn.labels import FILE_NAMES, labelled_files, normalize_label
@@ -154,8 +154,7 @@ def load_labelled(labels: Mapping[str, str], config: Config, load: LoadImages) -
     Raises:
         CaptchaError: an image is gone or damaged.
     """
-    images, vectors = load(list(labels)), label_vectors(list(labels.values()), config)
-    return Dataset(images, vectors[:] if isinstance(images, np.ndarray) else vectors)
+    return labelled_set(load(list(labels)), list(labels.values()), config)
 
 
 def image_loader(folder: str, paths: Sequence[str], config: Config) -> LoadImages:

@@ -15,7 +15,7 @@ import numpy as np
 
 from captcha_cnn.batches import Batch, NextBatch, batches_from
 from captcha_cnn.checkpoint import TrainState
-from captcha_cnn.dataset import Dataset, label_vector
+from captcha_cnn.dataset import Dataset, label_vectors
 from captcha_cnn.labels import image_order
 from captcha_cnn.metrics import Metrics
 from captcha_cnn.progress import at_chance_level, chance_loss
@@ -118,4 +118,4 @@ def draw_for(config: Config) -> Dataset:
     if config.colour:
         images = np.broadcast_to(images[..., None], (*images.shape, 3))  # all three the same: takes no memory
     in_order = [image_order(text, config.alphabet) for text in texts]
-    return Dataset(images, np.stack([label_vector(text, config) for text in in_order]))
+    return Dataset(images, label_vectors(in_order, config))

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -24,8 +23,8 @@ from captcha_cnn.augment import FULL_STRENGTH_EPOCHS
 from captcha_cnn.batches import Batch, NextBatch, batches_from, steps_per_epoch
 from captcha_cnn.calibration import calibrate, set_temperature
 from captcha_cnn.checkpoint import TrainState
-from captcha_cnn.dataset import Dataset, label_vector, no_images, report_left_out
-from captcha_cnn.images import ImageError, image_for
+from captcha_cnn.dataset import Dataset, label_vectors, no_images, report_left_out
+from captcha_cnn.decoded import decode_files
 from captcha_cnn.labels import LABELS_FILES, BadFile, image_order, list_files
 from captcha_cnn.parallel import parallel_map
 from captcha_cnn.progress import log
@@ -82,19 +81,10 @@ def load_unlabelled(config: Config, labelled: Sequence[Dataset]) -> Unlabelled:
 
 
 def _decode_all(config: Config, paths: Sequence[str]) -> Iterator[tuple[str, np.ndarray | BadFile]]:
-    work, title = functools.partial(_decode_part, config), f"Loading {escape_unprintable(config.unlabelled)}"
+    work = functools.partial(decode_files, config.unlabelled, config)
+    title = f"Loading {escape_unprintable(config.unlabelled)}"
     decoded = itertools.chain.from_iterable(parallel_map(work, list(paths), title, SERIAL_LIMIT))
     return zip(paths, decoded, strict=True)
-
-
-def _decode_part(config: Config, paths: Sequence[str]) -> list[np.ndarray | BadFile]:
-    found: list[np.ndarray | BadFile] = []
-    for path in paths:
-        try:
-            found.append(image_for(os.path.join(config.unlabelled, path), config))
-        except ImageError as error:
-            found.append(BadFile(path, error.category, str(error)))
-    return found
 
 
 # ---------------------------------------------------------------------- rounds
@@ -216,8 +206,7 @@ def own_labelled(state: TrainState, unlabelled: np.ndarray | None, config: Confi
     if unlabelled is None or not chosen:
         return no_images(config)
     texts = [image_order(state.own_labels[i], config.alphabet) for i in chosen]
-    vectors = [label_vector(text, config) for text in texts]
-    return Dataset(unlabelled[chosen], np.stack(vectors))
+    return Dataset(unlabelled[chosen], label_vectors(texts, config))
 
 
 def mixed_batches(
