@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,12 +24,19 @@ from captcha_cnn.cli import next_command
 from captcha_cnn.dataset import Dataset, label_vectors, no_images
 from captcha_cnn.drawing import draw_pixels
 from captcha_cnn.images import to_grayscale
-from captcha_cnn.parallel import available_cores, children_ignore_sigint, process_pool, without_main_module
+from captcha_cnn.parallel import (
+    available_cores,
+    children_ignore_sigint,
+    exit_with_parent,
+    process_pool,
+    without_main_module,
+)
 from captcha_cnn.progress import log
 from config import Config
 
 BATCHES_PER_PROCESS = 2  # drawn or being drawn, ahead of the step that needs them
 WATCHED_STEPS = 200  # over which it is measured whether training waits for drawing
+LOWER_PRIORITY = 10  # of the processes that draw, as `nice` has it
 MIN_WAITING = 0.1  # of the time; a shorter wait is not worth a line
 
 Drawn: TypeAlias = tuple[np.ndarray, np.ndarray, float]  # x, y, and the seconds of a core that they took
@@ -52,6 +60,17 @@ def draw_batch(config: Config, step: int) -> Drawn:
         label_vectors(texts, config),
         time.process_time() - begin,
     )
+
+
+def start_drawing() -> None:
+    """What a process that draws begins with.
+
+    It leaves the cores to training, which has them unless it waits: else both would slow each other down,
+    and the time that is spent waiting would not say how much time drawing costs.
+    """
+    exit_with_parent()
+    if hasattr(os, "nice"):
+        os.nice(LOWER_PRIORITY)
 
 
 class FreshCaptchas(Dataset):
@@ -84,7 +103,7 @@ class FreshCaptchas(Dataset):
         self._step, self._coming = step, deque()
         command = next_command("driver.py", self.config, "--resume")
         advice = f"close other programs and go on from here with {command}"
-        with process_pool(available_cores(), "Drawing", advice) as self._pool:
+        with process_pool(available_cores(), "Drawing", advice, start_drawing) as self._pool:
             with children_ignore_sigint(), without_main_module():
                 self._draw_ahead()
             log(f"Training captchas are drawn while training, {self.size:,} of them to an epoch")

@@ -24,6 +24,18 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+def exit_with_parent() -> None:
+    """Have this process end when the one that started it is gone, perhaps killed."""
+    parent = parent_process()
+
+    def wait() -> None:
+        if parent:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def parallel_map(
     work: Callable[[Sequence[Item]], Result],
     items: Sequence[Item],
@@ -57,16 +69,19 @@ def parallel_map(
 
 
 @contextlib.contextmanager
-def process_pool(workers: int, title: str, advice: str) -> Iterator[ProcessPoolExecutor]:
+def process_pool(
+    workers: int, title: str, advice: str, start: Callable[[], None] = exit_with_parent
+) -> Iterator[ProcessPoolExecutor]:
     """A pool of processes, which end with the block. Each starts when work is submitted.
 
     Args:
         title, advice: what needs the processes, and what to do where one was killed, for the error.
+        start: what each process calls first.
     Raises:
         CaptchaError: a process was killed.
     """
     # Spawned, since a fork of a process that has TensorFlow's threads can hang.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), exit_with_parent)
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), start)
     try:
         yield pool
     except BrokenProcessPool:
@@ -84,18 +99,6 @@ def prefetch(items: Iterator[Item]) -> Generator[Item, None, None]:
         while (item := coming.result()) is not None:
             coming = thread.submit(next, items, None)
             yield item
-
-
-def exit_with_parent() -> None:
-    """Have this process end when the one that started it is gone, perhaps killed."""
-    parent = parent_process()
-
-    def wait() -> None:
-        if parent:
-            parent.join()
-            os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -205,7 +205,10 @@ def assert_nothing_is_left(process):
 def test_real_processes_are_killed_and_interrupted_and_the_run_goes_on(tmp_path, tf):
     process = start(tmp_path)
     assert not (tmp_path / "train").exists(), "the training set is neither drawn nor needed"
-    os.kill(drawing_processes(process)[0], signal.SIGKILL)
+    draws, *_ = drawing_processes(process)
+    of_training, of_drawing = (os.getpriority(os.PRIO_PROCESS, each) for each in (process.pid, draws))
+    assert of_drawing == min(19, of_training + fresh.LOWER_PRIORITY), "drawing takes cores from training"
+    os.kill(draws, signal.SIGKILL)
     _, errors = process.communicate(timeout=60)
     sentence = (
         "driver.py: Drawing needs its processes, but one was killed, perhaps for lack of memory: close other "
