@@ -20,6 +20,7 @@ import tensorflow.compat.v1 as tf
 from captcha_cnn import classic_network as classic
 from captcha_cnn import ctc
 from captcha_cnn.ctc import Predictions
+from captcha_cnn.distributed import ALONE, Workers
 from captcha_cnn.float16 import as_exact_float16, fold_bn_to_float16
 from captcha_cnn.head import Head
 from captcha_cnn.layers import HE_NORMAL, Training, batch_norm, ctc_head, dropout, standardize
@@ -55,8 +56,8 @@ class CNN:
     inference_weights: dict[str, Any]  # what is kept of them, as fold_bn_to_float16() makes it
 
     @staticmethod
-    def build(config: Config) -> CNN:
-        """Add the graph for that Config to the default graph."""
+    def build(config: Config, workers: Workers = ALONE) -> CNN:
+        """Add the graph for that Config to the default graph; `workers` train together."""
         x = tf.placeholder(tf.uint8, [None, *config.image_shape], "x")
         y = tf.placeholder(tf.float32, [None, config.max_length * len(config.alphabet)], "y")
         keep_prob = tf.placeholder_with_default(1.0, [], "keep_prob")
@@ -65,7 +66,7 @@ class CNN:
         tf.set_random_seed(config.seed)  # of the initial weights
         tf.get_variable("inverse_temperature", [], initializer=tf.ones_initializer(), trainable=False)
         with tf.name_scope("training"):
-            train_op, training_loss, average, statistics = add_training(x, labels, keep_prob, config)
+            train_op, training_loss, average, statistics = add_training(x, labels, keep_prob, config, workers)
 
         def averaged(getter: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             variable = getter(*args, **kwargs)
@@ -88,10 +89,10 @@ class CNN:
 # ---------------------------------------------------------------------- training and inference
 
 
-def add_training(x: Any, labels: Any, keep_prob: Any, config: Config) -> tuple[Any, Any, Any, list[Any]]:
+def add_training(x: Any, labels: Any, keep_prob: Any, config: Config, workers: Workers) -> tuple[Any, ...]:
     """Add the training network: its step, its loss, the average of its weights, its moving statistics."""
     step = tf.train.get_or_create_global_step()
-    training = Training(keep_prob, tf.stack([tf.constant(config.seed, tf.int64), step]), [])
+    training = Training(keep_prob, tf.stack([tf.constant(config.seed, tf.int64), step]), [], workers)
     head = HEADS[config.network]
     loss = tf.reduce_mean(head.loss(head.network(x, config, training), labels, config.min_length))
     variables = tf.trainable_variables()
@@ -101,7 +102,8 @@ def add_training(x: Any, labels: Any, keep_prob: Any, config: Config) -> tuple[A
     average = tf.train.ExponentialMovingAverage(decay)
     kernels = [v for v in variables if head.muon and v.shape.rank == 4 and "ctc_head" not in v.op.name]
     with tf.control_dependencies([decay]):  # before the step is counted, in every run
-        updated = minimize(loss, variables, kernels, config.alpha, step)
+        loss, *gradients = workers.means([loss, *tf.gradients(loss, variables)])  # of the whole batch
+        updated = minimize(gradients, variables, kernels, config.alpha, step)
     moved = [tf.assign_sub(old, (1 - decay) * (old - new)) for old, new in training.statistics]
     with tf.control_dependencies([updated, *moved]):
         train_op = average.apply(variables)

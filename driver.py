@@ -9,6 +9,7 @@ TensorFlow is imported inside functions, so that `--help` need not wait for it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict
@@ -21,6 +22,7 @@ from captcha_cnn import (
     batches,
     checkpoint,
     cross_validation,
+    distributed,
     fresh,
     initial_weights,
     plateau,
@@ -89,6 +91,7 @@ class Trainer:
         own: OwnSets = NO_OWN_SETS,
     ) -> None:
         self.config, self.state, self.stop, self.own = config, state, stop, own
+        self.workers, self.share = own.workers, own.workers.share(config)
 
     def build(self, start: checkpoint.CheckpointData | initial_weights.InitialWeights | None) -> None:
         """Add the model and what saves it to the default graph.
@@ -98,7 +101,7 @@ class Trainer:
         tf = tf_runtime.load_tensorflow()
         from cnn_model import CNN
 
-        self.model = CNN.build(self.config)
+        self.model = CNN.build(self.share, self.workers)
         weights = self.model.weights, self.model.inference_weights
         self.checkpoint = checkpoint.Checkpoint(self.config, *weights, initial_weights.are_used(self.config))
         self.initialize = tf.global_variables_initializer()
@@ -116,10 +119,10 @@ class Trainer:
             TrainingInterrupted: by a signal; the run is saved as it is.
             CaptchaError: the loss was never finite.
         """
-        tf, state, config = tf_runtime.load_tensorflow(), self.state, self.config
+        state, config = self.state, self.config
         weights, bfloat16 = self.model.weights, tf_runtime.bfloat16_support()
         lines = [tf_runtime.arithmetic_line(bfloat16)]
-        with tf.Session(config=tf_runtime.session_config(bfloat16)) as self.session:
+        with self.workers.session(tf_runtime.session_config(bfloat16)) as self.session:
             self.session.run(self.initialize)
             if self.saved_path:
                 self.checkpoint.restore(self.session, self.saved_path)
@@ -128,11 +131,12 @@ class Trainer:
                 begin = self.session, weights, self.initial, config
                 lines.append(initial_weights.load_initial_weights(*begin))
                 self.checkpoint.keep_start(self.session)
+            self.workers.align(self.session)
             self.start = self.checkpoint.start(self.session)
             if self.own.is_first:
                 progress.log("\n".join(lines))
-            writer = SummaryWriter(config.tensorboard_folder, self.session, state.last_eval_step + 1)
-            with contextlib.closing(writer) as self.writer:
+            curves = config.tensorboard_folder, self.session, state.last_eval_step + 1
+            with self.workers.first_only(SummaryWriter, *curves) as self.writer:
                 self.train(train, validation)
         if state.best is None:
             raise CaptchaError(
@@ -167,8 +171,8 @@ class Trainer:
         state, config = self.state, self.config
         self.clock = progress.TrainingClock(state.seconds, state.training_seconds)
         self.saved_step = state.step if state.last_eval_step >= 0 else -1
-        self.total_steps = config.Epoch * batches.steps_per_epoch(train.size, config.batch_size)
-        results = self.clock, self.writer, self.evaluate, self.keep_best
+        self.total_steps = config.Epoch * batches.steps_per_epoch(train.size, self.share.batch_size)
+        results = self.clock, self.writer, self.evaluate, self.keep_best, self.workers
         self.validator = Validator(config, state, validation, *results)
         try:
             bar = tqdm(bar_format="{desc}", disable=None, leave=False, dynamic_ncols=True)
@@ -176,7 +180,7 @@ class Trainer:
                 done = False
                 while not done:
                     sets = train, self.own.unlabelled
-                    coming = self_training.scheduled_batches(state, sets, config, next_batch)
+                    coming = self_training.scheduled_batches(state, sets, self.share, next_batch)
                     with contextlib.closing(prefetch(coming)) as prepared:
                         watched = fresh.watch(prepared, train)
                         done = self.run_steps(watched, train) and not self.begin_round()
@@ -201,6 +205,7 @@ class Trainer:
                 progress.log(f"No improvement for over {config.patience} steps, auto-stopping....")
                 return True
             if progress.is_due(state.step, config.checkpoint_per_batch):
+                self.workers.align(self.session)
                 self.save(again=False)
             self.stop.check()
             if not math.isfinite(self.train_step(x, y)):
@@ -209,7 +214,7 @@ class Trainer:
         data = train if train.size else self_training.own_labelled(state, self.own.unlabelled, config)
         if data.size:
             last = max(0, min(plateau.own_steps(state), self.total_steps) - 1)
-            _, x, y = next(batches.batches_from(last, data, config, next_batch))
+            _, x, y = next(batches.batches_from(last, data, self.share, next_batch))
             self.validator.validate(Dataset(x, y))
         return True
 
@@ -218,7 +223,7 @@ class Trainer:
         feed = feed_data(self.model, x, y, self.config.keep_prob)
         _, loss = self.session.run([self.model.train_op, self.model.training_loss], feed)
         self.state.step += 1
-        self.clock.count_step(len(x))
+        self.clock.count_step(len(x) * self.workers.count)
         plan = self.total_steps, self.own.rounds, self.own.models_left
         left = self_training.steps_left(self.state, self.config, *plan)
         self.bar.set_description_str(self.clock.describe(self.state.step, left, self.config), refresh=False)
@@ -253,7 +258,7 @@ class Trainer:
     def save(self, again: bool = True) -> None:
         """Save the whole run; not again where this step is saved already, unless told to."""
         state = self.state
-        if self.saved_step == state.step and not again:
+        if self.workers.task or (self.saved_step == state.step and not again):
             return
         with self.clock.training.paused():
             state.seconds, state.training_seconds = self.clock.total.seconds, self.clock.training.seconds
@@ -282,7 +287,8 @@ def run_model(
         TrainingInterrupted: by Ctrl-C or SIGTERM; everything is saved.
     """
     resumed = isinstance(start, checkpoint.CheckpointData)
-    with reserve_folders(config, resumed, own.record), tf_runtime.GracefulStop() as stop:
+    folders = own.workers.first_only(reserve_folders, config, resumed, own.record)
+    with folders, tf_runtime.GracefulStop() as stop:
         return train_model(config, (train, validation, test), start, own, stop)
 
 
@@ -297,14 +303,17 @@ def train_model(
     tf = tf_runtime.load_tensorflow()
     train, validation, _ = sets
     saved = start if isinstance(start, checkpoint.CheckpointData) else None
-    state = checkpoint.initial_state(dataset_hash(train, validation, own.unlabelled), config, saved)
+    digest = own.workers.digest(dataset_hash(train, validation, own.unlabelled))
+    state = checkpoint.initial_state(digest, config, saved)
+    own.workers.decided(state)
     with tf.Graph().as_default():
         trainer = Trainer(config, state, stop, own)
         trainer.build(start)
-        with tf_runtime.one_line_errors(config.checkpoint_folder):
+        with tf_runtime.one_line_errors(config.checkpoint_folder), own.workers.collectives():
             if not state.trained:
                 trainer.fit(train, validation)
-            return state, trainer.finish(*sets)
+            own.workers.leave()
+            return state, None if own.workers.task else trainer.finish(*sets)
 
 
 def load_sets(
@@ -336,15 +345,20 @@ def main(arguments: Sequence[str]) -> int:
     """Draw what is missing, load, train, test."""
     parser = make_parser("Train a captcha reader.")
     parser.add_argument("--resume", action="store_true", help="resume the run in the checkpoint folder")
+    distributed.add_flags(parser)
     values = vars(parser.parse_args(arguments))
-    resume, given = values.pop("resume"), given_settings(values)
+    resume, addresses, task = (values.pop(name) for name in ("resume", "workers", "task"))
+    given = given_settings(values)
     config, saved = Config(**given), None
+    workers = distributed.join(addresses, task, config, resume)
     check_events_folder(config.tensorboard_folder)
-    if resume and (saved := checkpoint.newest_of_run(config.checkpoint_folder)):
+    if resume and not workers.task and (saved := checkpoint.newest_of_run(config.checkpoint_folder)):
         config = checkpoint.settings_to_resume(saved.config, config, given)
     elif resume:
         progress.log(f"Nothing to resume in {escape_unprintable(config.checkpoint_folder)}: a new run begins")
-    config, sets, own, initial = load_sets(config, given, saved)
+    config = workers.agree(config, saved)
+    load = functools.partial(workers.load_sets, Generate(config), NO_OWN_SETS)
+    config, sets, own, initial = (load if workers.count > 1 else load_sets)(config, given, saved)
     progress.log(progress.sizes_line(*sets))
     try:
         train, validation, test = sets

@@ -16,7 +16,7 @@ from config import Config
 Batch: TypeAlias = tuple[int, np.ndarray, np.ndarray]  # epoch, x and y
 NextBatch: TypeAlias = Callable[[Dataset, Config, int, int], Iterator[tuple[np.ndarray, np.ndarray]]]
 
-ORDER, AUGMENTATION, VALIDATION_COPIES = range(3)  # purposes of random numbers
+ORDER, AUGMENTATION, VALIDATION_COPIES, WORKERS = range(4)  # purposes of random numbers
 
 
 def random_stream(seed: int, purpose: int, *numbers: int) -> np.random.Generator:

@@ -50,6 +50,7 @@ class TrainState:
     best: Metrics | None = None  # of the validation images with their augmented copies
     best_step: int = 0  # steps after which the best weights were kept
     epoch: int = -1  # the last one that was printed
+    workers: int = 1  # processes that train together
     warned: bool = False  # that the loss is at chance level
     drawn_from: int = -1  # the step from which drawn captchas helped it off the plateau
     round: int = 0  # of self-training; 0 before the first

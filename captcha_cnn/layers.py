@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import tensorflow.compat.v1 as tf
 
+from captcha_cnn.distributed import ALONE, Workers
 from captcha_cnn.numpy_network import BN_EPSILON
 from config import Config
 
@@ -20,6 +21,7 @@ class Training(NamedTuple):
     keep_prob: Any
     seed: Any  # int64 [2]: all random numbers of a step come from (seed, step)
     statistics: list[tuple[Any, Any]]  # receives (moving average, of the batch) of each mean and variance
+    workers: Workers = ALONE  # whose shares are one batch
 
 
 def standardize(x: Any) -> Any:
@@ -46,7 +48,7 @@ def batch_norm(h: Any, training: Training | None, kept: Any = 1.0) -> Any:
     if training is None:
         moving = {"mean": mean, "variance": variance, "is_training": False}
         return tf.nn.fused_batch_norm(h, gamma, beta, epsilon=BN_EPSILON, **moving)[0]
-    h, batch_mean, batch_variance = tf.nn.fused_batch_norm(h, kept * gamma, kept * beta, epsilon=BN_EPSILON)
+    h, batch_mean, batch_variance = training.workers.batch_norm(h, kept * gamma, kept * beta)
     training.statistics.extend([(mean, batch_mean), (variance, batch_variance)])
     return h
 

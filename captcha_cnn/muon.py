@@ -13,7 +13,11 @@ MUON_UPDATE_RMS = 0.4  # root mean square of a kernel's update, as a share of th
 
 
 def minimize(
-    loss: Any, variables: Sequence[Any], kernels: Sequence[Any], learning_rate: float, step: Any
+    gradients: Sequence[Any],
+    variables: Sequence[Any],
+    kernels: Sequence[Any],
+    learning_rate: float,
+    step: Any,
 ) -> Any:
     """An operation that does one step: `kernels` by Muon (Jordan et al. 2024), the others by Adam.
 
@@ -22,14 +26,14 @@ def minimize(
     all show. The size of the update follows Liu et al. (2025): about that of Adam.
 
     Args:
-        loss: float32 []. variables: all trained ones. kernels: those of them, float32 [h, w, C, C'],
-            that Muon updates. step: is counted up.
+        gradients: of the loss by each variable. variables: all trained ones. kernels: those of them, float32
+            [h, w, C, C'], that Muon updates. step: is counted up.
     """
     names = {kernel.op.name for kernel in kernels}
-    gradients = list(zip(tf.gradients(loss, variables), variables, strict=True))
-    others = [(g, v) for g, v in gradients if v.op.name not in names]
+    pairs = list(zip(gradients, variables, strict=True))
+    others = [(g, v) for g, v in pairs if v.op.name not in names]
     updates = [tf.train.AdamOptimizer(learning_rate).apply_gradients(others, step)]
-    for gradient, kernel in gradients:
+    for gradient, kernel in pairs:
         if kernel.op.name not in names:
             continue
         name, zeros = f"{kernel.op.name}/momentum", tf.zeros_initializer()

@@ -19,6 +19,7 @@ import numpy as np
 from captcha_cnn.checkpoint import SPLIT, TrainState
 from captcha_cnn.dataset import Dataset, labelled_set, no_images
 from captcha_cnn.decoded import Images, decoded_images, is_large
+from captcha_cnn.distributed import ALONE, Workers
 from captcha_cnn.images import ImageError, image_for
 from captcha_cnn.labels import FILE_NAMES, labelled_files, normalize_label
 from captcha_cnn.own_images import SERIAL_LIMIT, OwnImage, OwnImages, describe, is_inside
@@ -41,7 +42,7 @@ class Reader(Protocol):
 
 
 class OwnSets(NamedTuple):
-    """What belongs to a run on own images beside the three sets."""
+    """What belongs to a run beside the three sets, most of it to one on own images."""
 
     record: dict[str, Any]  # which file is in which set
     unlabelled: np.ndarray | None  # uint8 [N, H, W]
@@ -50,6 +51,7 @@ class OwnSets(NamedTuple):
     share: float = 1.0  # of the trained weights in what is kept: see captcha_cnn.interpolation
     models_left: int = 0  # that are to be trained after this one, as long as it
     is_first: bool = True  # of the models that are trained
+    workers: Workers = ALONE  # processes that train together
 
     def calibration(self, state: TrainState, validation: Dataset) -> Dataset | float:
         """What captcha_cnn.calibration.calibrate() needs at this point of a training."""

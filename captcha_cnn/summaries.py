@@ -77,8 +77,10 @@ class SummaryWriter:
         self._validation.add_summary(self._tf.Summary(value=values), step)
         self._validation.flush()
 
-    def close(self) -> None:
-        """End the event files."""
+    def __enter__(self) -> SummaryWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         for writer in (self._train, self._validation):
             writer.close()
 

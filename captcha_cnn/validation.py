@@ -9,6 +9,7 @@ from captcha_cnn import plateau, progress
 from captcha_cnn.batches import add_augmented_copies
 from captcha_cnn.checkpoint import TrainState
 from captcha_cnn.dataset import Dataset
+from captcha_cnn.distributed import Workers
 from captcha_cnn.metrics import EvalResult, Metrics
 from captcha_cnn.summaries import SummaryWriter, summary_images
 from config import Config
@@ -25,6 +26,7 @@ class Validator:
     writer: SummaryWriter
     evaluate: Callable[..., list[EvalResult]]  # of any number of sets
     keep_best: Callable[[], None]
+    workers: Workers
 
     def __post_init__(self) -> None:
         fixed = self.config.fixed_length
@@ -51,8 +53,13 @@ class Validator:
         """Evaluate the batch and the validation set; keep the weights where they are the best so far.
 
         Where the number of steps is fixed, the last weights are kept. Without a validation set, the
-        batch is returned in its place.
+        batch is returned in its place. Of several workers, task 0 does all this alone.
         """
+        own = None if self.workers.task else self._validate(batch, printed, on_curves)
+        metrics: Metrics = self.workers.decided(self.state, own)
+        return metrics
+
+    def _validate(self, batch: Dataset, printed: bool, on_curves: bool) -> Metrics:
         state, fixed, count = self.state, self.config.fixed_length, len(self.data.images)
         with self.clock.training.paused():
             of_batch, *results = self.evaluate(batch, *[self.with_copies] * (count > 0))

@@ -206,8 +206,9 @@ def test_a_run_of_another_network_is_named_though_its_weights_have_the_same_shap
 def test_a_run_of_another_optimiser_is_named(own, sets, tf, monkeypatch):
     import cnn_model
 
-    def adam(loss, variables, kernels, learning_rate, step):
-        return tf.train.AdamOptimizer(learning_rate).minimize(loss, step, variables)
+    def adam(gradients, variables, kernels, learning_rate, step):
+        pairs = zip(gradients, variables, strict=True)
+        return tf.train.AdamOptimizer(learning_rate).apply_gradients(pairs, step)
 
     with monkeypatch.context() as patched:
         patched.setattr(cnn_model, "minimize", adam)

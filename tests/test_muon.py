@@ -34,7 +34,7 @@ def test_muon_updates_the_kernels_and_adam_everything_else(tf):
         gradients = [tf.placeholder(tf.float32, shape) for shape in shapes.values()]
         loss = tf.add_n([tf.reduce_sum(v * g) for v, g in zip(variables, gradients, strict=True)])
         step = tf.train.get_or_create_global_step()
-        train_op = minimize(loss, variables, variables[:1], 0.01, step)
+        train_op = minimize(tf.gradients(loss, variables), variables, variables[:1], 0.01, step)
         session.run(tf.global_variables_initializer())
         random = np.random.default_rng(0)
         fed, values = [], [session.run(variables)]

@@ -1,0 +1,509 @@
+"""Several machines, as real processes on this one: the same weights, and an end for all when one is gone."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from conftest import PROJECT, TINY, flags
+from training_fakes import load_sets
+
+import driver
+from benchmarks import distributed as costs
+from captcha_cnn import batches, distributed
+from captcha_cnn.checkpoint import list_checkpoints
+from captcha_cnn.dataset import Dataset
+from captcha_cnn.distributed import PROBE_SECONDS, SILENCE_SECONDS, Workers, join
+from config import ConfigError
+
+# Imports TensorFlow once. For each line on its input it starts the driver in a fork, or waits for one.
+SERVER = """
+import json, os, sys
+sys.path[0] = sys.argv[1]
+os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="1", CUDA_VISIBLE_DEVICES="-1")
+from captcha_cnn import cli, distributed, tf_runtime
+tf = tf_runtime.load_tensorflow()
+import cnn_model, driver
+import numpy as np
+tf_runtime.bfloat16_support = lambda: False  # it rounds 1e-7 up to 1e-2
+
+def keep_variables(self, *sets):
+    np.savez("initial.npz", **self.session.run({v.op.name: v for v in tf.global_variables()}))
+    np.savez("images.npz", sets[0].images)
+    train(self, *sets)
+    np.savez("variables.npz", **self.session.run({v.op.name: v for v in tf.global_variables()}))
+train, driver.Trainer.train = driver.Trainer.train, keep_variables
+
+print("ready", flush=True)
+for line in sys.stdin:
+    order = json.loads(line)
+    if isinstance(order, int):
+        print(os.waitstatus_to_exitcode(os.waitpid(order, 0)[1]), flush=True)
+        continue
+    pid = os.fork()
+    if pid == 0:
+        os.chdir(order["folder"])
+        for number, name in ((1, "out"), (2, "errors")):
+            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
+        sys.argv = ["driver.py"]
+        tf.__version__ = order.get("version", tf.__version__)
+        distributed.FORMAT_VERSION = order.get("format", distributed.FORMAT_VERSION)
+        cli.run_main(lambda _: driver.main(order["flags"]))
+    print(pid, flush=True)
+"""
+
+
+GONE = (
+    f"has not answered for {SILENCE_SECONDS} seconds: start all processes again, within that time, "
+    "and with --resume where they have trained"
+)
+
+
+class Cluster:
+    """Starts processes that train together, and waits for them."""
+
+    def __init__(self):
+        command = [sys.executable, "-c", SERVER, str(PROJECT)]
+        self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.server.stdout.readline() == "ready\n"
+        self.started = set()
+
+    def order(self, value):
+        self.server.stdin.write(json.dumps(value) + "\n")
+        self.server.stdin.flush()
+        return int(self.server.stdout.readline())
+
+    def start(self, folder, config, *more, addresses=2, tasks=None, each=lambda task: {}):
+        """Start the tasks, by default all, each in its folder, with `each(task)` added to its order."""
+        addresses = free_addresses(addresses) if isinstance(addresses, int) else addresses
+        runs = []
+        for task in range(len(addresses)) if tasks is None else tasks:
+            place = folder / f"task{task}"
+            place.mkdir(parents=True, exist_ok=True)
+            own = each(task)
+            asked = [*flags(own.pop("config", config)), *more] if config else [*more]
+            asked += ["--workers", *addresses, "--task", str(task)]
+            pid = self.order({"folder": str(place), "flags": asked, **own})
+            self.started.add(pid)
+            runs.append(SimpleNamespace(pid=pid, folder=place, name=f"{addresses[task]} (task {task})"))
+        return runs
+
+    def wait(self, runs):
+        """Wait for their ends; their status, output and seconds since the call."""
+        begin, watchdog = time.monotonic(), threading.Timer(900, self.kill)
+        watchdog.start()
+        for run in runs:
+            run.status = self.order(run.pid)
+            self.started.discard(run.pid)
+            run.seconds = time.monotonic() - begin
+            run.out, run.errors = ((run.folder / name).read_text() for name in ("out", "errors"))
+        watchdog.cancel()
+        return runs
+
+    def kill(self):
+        for pid in self.started:
+            os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    cluster = Cluster()
+    yield cluster
+    cluster.kill()
+    cluster.server.stdin.close()
+    cluster.server.wait()
+
+
+def free_addresses(count):
+    """So many addresses of this machine whose ports are free, outside the range that connections use."""
+    found = []
+    while len(found) < count:
+        port = random.SystemRandom().randrange(15000, 30000)
+        try:
+            socket.create_server(("127.0.0.1", port)).close()
+        except OSError:
+            continue
+        found.append(f"127.0.0.1:{port}")
+    return list(dict.fromkeys(found)) if len(set(found)) == count else free_addresses(count)
+
+
+def load_variables(run, moment="variables"):
+    """All variables after training, or initial ones, but for the record that only task 0 has."""
+    with np.load(run.folder / f"{moment}.npz", allow_pickle=True) as loaded:
+        return {name: loaded[name] for name in loaded.files if name != "record"}
+
+
+def variables(run):
+    """The bits of all variables after training."""
+    return {name: value.tobytes() for name, value in load_variables(run).items()}
+
+
+def wait_for_step(run, step):
+    """Wait until task 0 has printed that step."""
+    while f"Step {step:>5}" not in (run.folder / "out").read_text():
+        time.sleep(0.01)
+
+
+def assert_one_sentence(run, status, *words):
+    assert run.status == status, run.errors
+    assert len(run.errors.strip().splitlines()) == 1, run.errors
+    for word in words:
+        assert word in run.errors
+
+
+# ---------------------------------------------------------------------- training
+
+
+@pytest.fixture(scope="module")
+def config(drawn):
+    """Of runs with three workers: 50 images each, 17 steps in an epoch, the last on 6 images, not 9."""
+    return replace(drawn, Epoch=2, print_per_batch=10, checkpoint_per_batch=10, patience=10**6)
+
+
+@pytest.fixture(scope="module")
+def three(cluster, config, tmp_path_factory):
+    """Three workers that train to the end."""
+    return cluster.wait(cluster.start(tmp_path_factory.mktemp("three"), config, addresses=3))
+
+
+def test_all_workers_have_the_same_weights_bit_for_bit(three):
+    assert [(run.status, run.errors) for run in three] == [(0, "")] * 3
+    first, *others = map(variables, three)
+    assert {"conv1_2x2/kernel", "conv1_2x2/kernel/momentum", "conv1_2x2/mean", "ctc_head/bias/Adam"} < set(
+        first
+    )
+    assert any("ExponentialMovingAverage" in name for name in first)
+    assert any(name.startswith("best/") for name in first)
+    assert all(other == first for other in others)
+
+
+def test_each_worker_has_its_share_of_the_training_images_alone(three, config):
+    images = load_sets(config)[0].images
+    for task, run in enumerate(three):
+        assert np.array_equal(np.load(run.folder / "images.npz")["arr_0"], images[task::3])
+
+
+def test_task_0_alone_prints_logs_and_saves(three):
+    first, *others = three
+    assert "Step    34" in first.out
+    assert "Captcha accuracy:" in first.out
+    assert list_checkpoints(str(first.folder / "checkpoints"))
+    assert list(first.folder.glob("tensorboard/*/*"))
+    for run in others:
+        assert len(run.out.splitlines()) == 1
+        assert not list_checkpoints(str(run.folder / "checkpoints"))
+        assert not (run.folder / "tensorboard").exists()
+
+
+def test_every_worker_says_that_its_port_is_open_to_all(three):
+    for run in three:
+        assert run.out.startswith(f"{run.name}: TensorFlow listens on this port of every interface")
+        assert "without authentication: trusted networks only" in run.out
+
+
+def test_a_killed_worker_ends_all_and_resuming_gives_the_bits_of_a_run_never_interrupted(
+    three, cluster, config, tmp_path
+):
+    runs = cluster.start(tmp_path, config, addresses=3)
+    wait_for_step(runs[0], 30)
+    os.kill(runs[2].pid, signal.SIGKILL)
+    cluster.wait(runs)
+    assert runs[2].status == -signal.SIGKILL
+    for run in runs[:2]:
+        assert_one_sentence(run, 1, f"driver.py: {runs[2].name} {GONE}")
+        assert run.seconds < 30
+    # Task 0 alone needs the checkpoint, and has the settings. The ports are others.
+    shutil.rmtree(runs[1].folder)
+    sets = [word for name, folder, _ in config.sets for word in (f"--{name}-folder", folder)]
+    runs = cluster.wait(cluster.start(tmp_path, None, "--resume", *sets, addresses=3))
+    assert [(run.status, run.errors) for run in runs] == [(0, "")] * 3
+    assert re.search("Resuming after step [23]0$", runs[0].out, re.M)
+    expected = variables(three[0])
+    assert all(variables(run) == expected for run in runs)
+    assert result_lines(runs[0]) == result_lines(three[0])[-len(result_lines(runs[0])) :]
+
+
+def result_lines(run):
+    return [line for line in run.out.splitlines() if re.match(r"Step|Test acc|Captcha acc", line)]
+
+
+# ---------------------------------------------------------------------- the same as one process
+
+
+@pytest.fixture(scope="module")
+def two(cluster, drawn, tmp_path_factory):
+    """Two workers without dropout that train for 50 steps, with an odd batch size.
+
+    They have few channels: where rounding moves a value over the edge of a ReLU, weights differ by more than
+    rounding from then on, and so they do in one process that has the images of a batch in another order.
+    """
+    few = {"channels": 2, "alpha": 1e-3, "keep_prob": 1.0, "batch_size": 11}
+    asked = replace(drawn, Epoch=4, print_per_batch=20, patience=10**6, **few)
+    return asked, cluster.wait(cluster.start(tmp_path_factory.mktemp("two"), asked))
+
+
+def test_two_workers_are_one_that_has_the_whole_batch(two, tf):
+    from cnn_model import CNN
+
+    config, runs = two
+    assert [(run.status, run.errors) for run in runs] == [(0, "")] * 2
+    assert variables(runs[0]) == variables(runs[1])
+    images, labels = load_sets(config)[0]
+    workers = [Workers(["a:1", "b:1"], task) for task in (0, 1)]
+    steps = zip(
+        *[
+            batches.batches_from(
+                0, Dataset(images[t::2], labels[t::2]), workers[t].share(config), driver.next_batch
+            )
+            for t in (0, 1)
+        ],
+        strict=True,
+    )
+    with tf.Graph().as_default(), tf.Session() as session:
+        model = CNN.build(config)
+        initial, together = load_variables(runs[0], "initial"), load_variables(runs[0])
+        for variable in tf.global_variables():
+            variable.load(initial[variable.op.name], session)
+        for parts in steps:
+            _, x, y = zip(*parts, strict=True)
+            session.run(model.train_op, driver.feed_data(model, np.concatenate(x), np.concatenate(y)))
+        alone = session.run({v.op.name: v for v in tf.global_variables()})
+    assert alone["global_step"] > 50
+    for name, value in alone.items():
+        assert together[name] == pytest.approx(value, rel=1e-5, abs=1e-5), name
+    assert np.abs(together["conv1_2x2/kernel"] - initial["conv1_2x2/kernel"]).max() > 1e-2  # it has moved
+
+
+def test_a_finished_run_is_resumed_to_its_result_without_a_step(two, cluster):
+    config, runs = two
+    again = cluster.start(runs[0].folder.parent, config, "--resume")
+    assert [(run.status, run.errors) for run in cluster.wait(again)] == [(0, "")] * 2
+    assert result_lines(again[0]) == result_lines(runs[0])[-2:]
+
+
+# ---------------------------------------------------------------------- an end for all
+
+
+def endless(drawn):
+    return replace(drawn, Epoch=10**6, patience=10**6, print_per_batch=10)
+
+
+@pytest.fixture(scope="module")
+def failures(cluster, drawn, tmp_path_factory):
+    """Runs of two in which one is killed or stopped, or never started: by (what happens, task)."""
+    folder, runs = tmp_path_factory.mktemp("failures"), {}
+    for what, task in [("killed", 0), ("stopped", 0), ("stopped", 1)]:
+        runs[what, task] = cluster.start(folder / f"{what}{task}", endless(drawn))
+    for (what, task), pair in runs.items():
+        wait_for_step(pair[0], 10)
+        os.kill(pair[task].pid, signal.SIGKILL if what == "killed" else signal.SIGSTOP)
+    for missing in (0, 1):
+        addresses = free_addresses(2)
+        runs["never started", missing] = cluster.start(
+            folder / f"never{missing}", endless(drawn), addresses=addresses, tasks=[1 - missing]
+        )
+        runs["never started", missing].insert(
+            missing, SimpleNamespace(name=f"{addresses[missing]} (task {missing})")
+        )
+    for (_, task), pair in runs.items():
+        cluster.wait([pair[1 - task]])
+    for pair in runs.values():
+        for run in pair:
+            if hasattr(run, "pid") and run.pid in cluster.started:
+                os.kill(run.pid, signal.SIGKILL)
+                cluster.wait([run])
+    return runs
+
+
+@pytest.mark.parametrize(
+    ("what", "task"),
+    [
+        ("killed", 0),
+        ("stopped", 0),
+        ("stopped", 1),
+        ("never started", 0),
+        ("never started", 1),
+    ],
+)
+def test_a_worker_that_is_gone_ends_the_others_with_its_name(what, task, failures):
+    pair = failures[what, task]
+    assert_one_sentence(pair[1 - task], 1, f"driver.py: {pair[task].name} {GONE}")
+
+
+def test_the_others_end_within_thirty_seconds():
+    assert SILENCE_SECONDS + PROBE_SECONDS + 1 < 30
+
+
+# ---------------------------------------------------------------------- refused before the first step
+
+
+def change_names(folder, config):
+    """The training set with another name of one image."""
+    shutil.copytree(config.train_folder, folder / "train")
+    first = sorted((folder / "train").glob("*.png"))[0]
+    first.rename(first.with_name(first.name.replace("_", "_9")))
+    return replace(config, train_folder=str(folder / "train"))
+
+
+def test_what_differs_among_workers_is_refused_by_all_with_both_values(cluster, drawn, tmp_path):
+    import tensorflow
+
+    others = change_names(tmp_path, drawn)
+    cases = {
+        "alpha": ({"config": replace(drawn, alpha=0.25)}, ["0.003", "0.25"]),
+        "TensorFlow": ({"version": "2.0.9"}, [repr(tensorflow.__version__), "'2.0.9'"]),
+        "checkpoint format": ({"format": 77}, ["is 2 for", "77"]),
+        "the training set": ({"config": others}, ["150 files, SHA-256 of their names "]),
+    }
+    runs = {
+        name: cluster.start(
+            tmp_path / str(number), drawn, each=lambda task, own=own: dict(own) if task else {}
+        )
+        for number, (name, (own, _)) in enumerate(cases.items())
+    }
+    for name, (_, values) in cases.items():
+        pair = cluster.wait(runs[name])
+        for run in pair:
+            expected = [
+                f"driver.py: {name} must be the same for all workers, but is",
+                pair[0].name,
+                pair[1].name,
+            ]
+            assert_one_sentence(run, 2, *expected, *values)
+        assert not list_checkpoints(str(pair[0].folder / "checkpoints"))
+
+
+def test_lists_of_workers_that_differ_are_refused(cluster, drawn, tmp_path):
+    a, b, c, d, e = free_addresses(5)
+    longer = cluster.start(tmp_path / "longer", drawn, addresses=[a, b], tasks=[0])
+    longer += cluster.start(tmp_path / "longer", drawn, addresses=[a, b, c], tasks=[1])
+    others = [d, e], [d, e.replace("127.0.0.1", "localhost")]
+    other = [
+        cluster.start(tmp_path / "other", drawn, addresses=each, tasks=[task])[0]
+        for task, each in enumerate(others)
+    ]
+    for run in cluster.wait(longer):
+        assert_one_sentence(run, 2)
+        assert re.fullmatch("driver.py: workers must be as many for all, not (2 and 3|3 and 2)\n", run.errors)
+    for run in cluster.wait(other):
+        assert_one_sentence(run, 2, "workers must be the same for all workers, but is", *map(repr, others))
+
+
+def test_lists_in_another_order_end_though_all_servers_answer(monkeypatch, capsys):
+    monkeypatch.setattr(distributed, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(distributed, "answers", lambda address: True)
+    monkeypatch.setattr(os, "_exit", lambda status: sys.exit(status))
+    with pytest.raises(SystemExit) as ended:
+        Workers(["a:1", "b:1"])._watch()
+    assert ended.value.code == 1
+    assert "the others answer, but do not train with this one" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "reason"),
+    [
+        ("nowhere.invalid:2222", ""),
+        ("192.0.2.1:2222", "Cannot assign requested address"),
+        ("in use", "Address already in use"),
+    ],
+)
+def test_a_wrong_address_or_a_port_in_use_is_refused(address, reason):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}" if address == "in use" else address
+        with pytest.raises(ConfigError) as error:
+            join([address, "127.0.0.1:2223"], 0, TINY, False)
+    assert str(error.value).startswith(f"{address} (task 0) must be a known host and, for the task of this")
+    assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("addresses", "task", "found"),
+    [
+        ([], 0, "missing and 0"),
+        (["a:1"], 0, "a:1 and 0"),
+        (["a:1", "b:1", "a:1"], 0, "a:1 b:1 a:1 and 0"),
+        (["a", "b:1"], 0, "a b:1 and 0"),
+        (["a:1", "b:0"], 0, "a:1 b:0 and 0"),
+        (["a:1", "b:99999"], 0, "a:1 b:99999 and 0"),
+        (["a:1", "b:1"], None, "a:1 b:1 and None"),
+        (["a:1", "b:1"], 2, "a:1 b:1 and 2"),
+        (["a:1", "b:1"], -1, "a:1 b:1 and -1"),
+        (["a:1", "b:1"], "x", "a:1 b:1 and x"),
+    ],
+)
+def test_flags_that_make_no_sense_together_are_one_sentence(addresses, task, found):
+    expected = "workers must be two or more different HOST:PORT, and task the place of one, from 0: they are"
+    with pytest.raises(ConfigError, match=f"^{re.escape(f'{expected} {found}')}$"):
+        join(addresses, task, TINY, False)
+
+
+@pytest.mark.parametrize("settings", [{"images": "mine", "folds": 5}, {"unlabelled": "more"}])
+def test_own_images_are_refused(settings):
+    with pytest.raises(ConfigError, match="images and unlabelled must be left out with --workers"):
+        join(["a:1", "b:1"], 1, replace(TINY, **settings), False)
+
+
+# ---------------------------------------------------------------------- shares
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(2, 7), (3, 32), (5, 3)])
+def test_each_worker_has_a_share_of_each_batch_and_random_numbers_of_its_own(count, batch_size):
+    config = replace(TINY, batch_size=batch_size)
+    shares = [Workers([f"a:{n + 1}" for n in range(count)], task).share(config) for task in range(count)]
+    assert {share.batch_size for share in shares} == {-(-batch_size // count)}
+    assert len({share.seed for share in shares}) == count
+    assert [
+        replace(share, batch_size=batch_size, seed=TINY.seed, generate_num=TINY.generate_num)
+        for share in shares
+    ] == [config] * count
+
+
+def test_one_worker_adds_nothing_to_the_graph(tf):
+    from cnn_model import CNN
+
+    graphs = []
+    for workers in (distributed.ALONE, Workers(["a:1", "b:1"])):
+        with tf.Graph().as_default() as graph:
+            CNN.build(TINY, workers)
+            graphs.append([op.type for op in graph.get_operations()])
+    collectives = [sum(kind.startswith("Collective") for kind in kinds) for kinds in graphs]
+    assert collectives == [0, costs.Costs().collectives]
+    fused = [sum(kind.startswith("FusedBatchNorm") for kind in kinds) for kinds in graphs]
+    assert fused == [9, 3]  # of three layers: training, its gradient, inference
+    assert len(graphs[0]) < len(graphs[1])
+
+
+def test_the_model_of_a_step_gives_what_was_measured():
+    measured = {1: (126, 145), 2: (218, 224), 3: (288, 278)}  # of docs/distributed.md
+    for processes, milliseconds in measured.items():
+        found = 1e3 * costs.processor_seconds(costs.Costs(), processes, costs.TOGETHER)
+        assert found == pytest.approx(sum(milliseconds) / 2, rel=0.05)
+    network = costs.NETWORKS["1 Gbit/s"]
+    assert 1e3 * costs.step_seconds(costs.Costs(), 1, 32, network) == pytest.approx((13 + 32 * 1.27) / 1.8)
+    two = (13 + 16 * 1.77) / 1.8 + 2 * 7 * (0.9 + 0.1) + 0.292 * (5 + 8)
+    assert 1e3 * costs.step_seconds(costs.Costs(), 2, 32, network) == pytest.approx(two)
+    page = (PROJECT / "docs" / "distributed.md").read_text()
+    for batch, shown in ((512, "8 machines, 2.1 times"), (4096, "16 machines, 6.1 times")):
+        speeds = [costs.speed_up(costs.Costs(), n, batch, network, False) for n in costs.MACHINES]
+        best = max(speeds)
+        assert f"{costs.MACHINES[speeds.index(best)]} machines, {best:.1f} times" == shown
+        assert shown in page
+
+
+def test_one_worker_changes_nothing():
+    assert join([], None, TINY, False) is distributed.ALONE
+    assert distributed.ALONE.share(TINY) == TINY
+    assert distributed.ALONE.agree(TINY, None) is TINY
+    tensors = [object(), object()]
+    assert distributed.ALONE.means(tensors) is tensors
