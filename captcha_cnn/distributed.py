@@ -33,6 +33,7 @@ from captcha_cnn.fresh import FreshCaptchas
 from captcha_cnn.initial_weights import find_initial_weights
 from captcha_cnn.metrics import Metrics
 from captcha_cnn.numpy_network import BN_EPSILON
+from captcha_cnn.progress import log
 from captcha_cnn.tf_runtime import is_disk_or_memory_error, load_tensorflow, session_config
 from config import Config, ConfigError
 
@@ -209,6 +210,7 @@ class Workers:
             drawing.gen_captcha(keep=True)
         if not self.task:
             self.gather(None)
+        log(f"{self.count} machines train together; the training images below are those of one")
         train = FreshCaptchas(self.share(config)) if config.fresh else self._load_share(config)
         rest = [no_images(config) if self.task else load(folder, config) for _, folder, _ in config.sets[-2:]]
         initial = None if saved else find_initial_weights(config, saved)
@@ -220,7 +222,9 @@ class Workers:
         self.require_same({"the training set": f"{len(names)} files, SHA-256 of their names {digest[:12]}"})
         if len(names) < self.count:
             raise ConfigError(f"train_folder must have an image for each worker, but has {len(names)}")
-        images, labels = load(config.train_folder, config, names[self.task :: self.count])
+        own = os.path.join(config.decoded_folder, f"share-{self.task + 1}-of-{self.count}")
+        share = replace(config, decoded_folder=own)
+        images, labels = load(config.train_folder, share, names[self.task :: self.count])
         equal = np.arange(len(images)) < min(self.gather(len(images)))  # a mean of their means is the mean
         return Dataset(images[equal], labels[equal])
 

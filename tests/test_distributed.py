@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -21,11 +22,13 @@ from training_fakes import load_sets
 
 import driver
 from benchmarks import distributed as costs
-from captcha_cnn import batches, distributed
+from captcha_cnn import batches, decoded, distributed, fresh
 from captcha_cnn.checkpoint import list_checkpoints
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.distributed import PROBE_SECONDS, SILENCE_SECONDS, Workers, join
+from captcha_cnn.own_sets import NO_OWN_SETS
 from config import ConfigError
+from generate_captcha import Generate
 
 # Imports TensorFlow once. For each line on its input it starts the driver in a fork, or waits for one.
 SERVER = """
@@ -467,6 +470,69 @@ def test_each_worker_has_a_share_of_each_batch_and_random_numbers_of_its_own(cou
         replace(share, batch_size=batch_size, seed=TINY.seed, generate_num=TINY.generate_num)
         for share in shares
     ] == [config] * count
+
+
+class Together(Workers):
+    """One of three workers, whose messages are lost: all others are as it is, but for their number of images."""
+
+    least = 10**6
+
+    def gather(self, value):
+        return [value, value, min(value, self.least) if isinstance(value, int) else value]
+
+
+def together(task):
+    return Together(["a:1", "b:1", "c:1"], task)
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_a_share_is_as_large_as_those_of_the_others_in_memory_and_on_disk(
+    drawn, large, tmp_path, monkeypatch
+):
+    expected = load_sets(drawn)[0]
+    monkeypatch.setattr(Together, "least", 49)  # of 50: another worker has left out a bad file
+    monkeypatch.setattr(decoded, "IN_MEMORY", 0 if large else 2**28)
+    config = replace(drawn, decoded_folder=str(tmp_path))
+    shares = [
+        together(task).load_sets(Generate(config), NO_OWN_SETS, config, (), None)[1][0] for task in (0, 2)
+    ]
+    for task, share in zip((0, 2), shares, strict=True):
+        assert isinstance(share.images, np.ndarray) != large
+        assert np.array_equal(share.images[:], expected.images[task::3][:49])
+        assert np.array_equal(share.labels[:], expected.labels[task::3][:49])
+
+
+def test_task_0_alone_has_validation_and_test_set_and_drawn_images_are_others_for_each(drawn):
+    config = replace(drawn, fresh=True)
+    found = [together(task).load_sets(Generate(config), NO_OWN_SETS, config, (), None) for task in (0, 1)]
+    for task, (same, (train, *rest), own, initial) in enumerate(found):
+        assert (same, own.workers.task, initial) == (config, task, None)
+        assert [each.size for each in rest] == (
+            [0, 0] if task else [each.size for each in load_sets(drawn)[1:]]
+        )
+        assert train.size == 50
+    (first, _, _), (second, _, _) = [fresh.draw_batch(sets[0].config, 3) for _, sets, _, _ in found]
+    assert len(first) == len(second) == 3
+    assert not np.array_equal(first, second)
+
+
+def test_there_must_be_an_image_for_each_worker(drawn, tmp_path):
+    for number in range(2):
+        shutil.copy(next(Path(drawn.train_folder).glob("*.png")), tmp_path / f"012_{number}.png")
+    config = replace(drawn, train_folder=str(tmp_path))
+    with pytest.raises(ConfigError, match="train_folder must have an image for each worker, but has 2"):
+        together(0).load_sets(Generate(config), NO_OWN_SETS, config, (), None)
+
+
+def test_a_run_of_another_number_of_workers_is_not_resumed(drawn):
+    saved = SimpleNamespace(progress={"workers": 2})
+    for workers in (distributed.ALONE, together(0)):
+        with pytest.raises(
+            ConfigError, match=f"workers must be 2 to resume this run, not {workers.count}: name"
+        ):
+            workers.agree(drawn, saved)
+    with pytest.raises(ConfigError, match="workers must be 1 to resume this run, not 3"):
+        together(0).agree(drawn, SimpleNamespace(progress={}))
 
 
 def test_one_worker_adds_nothing_to_the_graph(tf):
