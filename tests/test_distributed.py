@@ -473,7 +473,7 @@ def test_each_worker_has_a_share_of_each_batch_and_random_numbers_of_its_own(cou
 
 
 class Together(Workers):
-    """One of three workers, whose messages are lost: all others are as it is, but for their number of images."""
+    """One of three workers that hears only itself: the others are like it, but may have fewer images."""
 
     least = 10**6
 
