@@ -84,15 +84,17 @@ class Workers:
             self._session = self.session(session_config())
 
     def _watch(self) -> None:
-        begin = time.monotonic()
-        heard = {task: begin for task in range(self.count) if task != self.task}
+        silent = {task: 0.0 for task in range(self.count) if task != self.task}  # seconds without an answer
+        alone = 0.0
         while not self._left.wait(1):
-            for task, last in heard.items():
-                if answers(self.addresses[task]):
-                    heard[task] = time.monotonic()
-                elif time.monotonic() - last > SILENCE_SECONDS and not self._left.is_set():
+            for task, address in ((task, self.addresses[task]) for task in silent):
+                begin = time.monotonic()  # this machine may sleep: then only one question counts
+                answered, seconds = answers(address), 1 + min(time.monotonic() - begin, PROBE_SECONDS)
+                silent[task] = 0 if answered else silent[task] + seconds
+                if silent[task] >= SILENCE_SECONDS and not self._left.is_set():
                     self._end(f"{self.names[task]} has not answered for {SILENCE_SECONDS} seconds")
-            if not self._met and min(heard.values()) - begin > 2 * SILENCE_SECONDS:
+            alone = 0 if self._met or any(silent.values()) else alone + 1
+            if alone >= SILENCE_SECONDS:
                 self._end("the others answer, but do not train with this one: are --workers the same for all")
 
     def _end(self, what: str) -> NoReturn:

@@ -1,18 +1,18 @@
 """Fixtures and helpers. The sizes are tiny and odd, so that no number is right by luck."""
 
-import signal
+import os
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from forks import PROJECT, fork_server, leave_graphs_unoptimised
 
 from captcha_cnn.tf_runtime import load_tensorflow
 from config import Config
 
-PROJECT = Path(__file__).resolve().parent.parent
+FORKED = ("driver.py", "predict.py")
 
 TINY = Config(
     width=37,
@@ -34,6 +34,12 @@ def tiny(tmp_path, monkeypatch):
     """TINY, with a temporary folder as the current folder."""
     monkeypatch.chdir(tmp_path)
     return TINY
+
+
+@pytest.fixture
+def short_start(monkeypatch):
+    """Trainings begin sooner, for tests in which a training's numbers are compared with none but its own."""
+    leave_graphs_unoptimised(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +66,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     config = replace(TINY, generate_num=(600, 40, 50), Epoch=4, print_per_batch=20, save_per_batch=40)
     generated = script("generate_captcha.py", *flags(config), cwd=folder)
-    done = script("driver.py", *flags(config), cwd=folder)
+    done = script("driver.py", *flags(config), cwd=folder, fork=False)  # as a user does
     assert (generated.returncode, generated.stderr) == (0, "")
     assert (done.returncode, done.stderr) == (0, "")
     return SimpleNamespace(folder=folder, config=config, generated=generated.stdout, out=done.stdout)
@@ -87,17 +93,16 @@ def flags(config):
     return words
 
 
-def script(name, *arguments, cwd=None, **options):
-    """Run one of the project's scripts, with its output as text."""
+def script(name, *arguments, cwd=None, fork=True):
+    """Run one of the project's scripts, with its output as text.
+
+    Args:
+        fork: where the script may import TensorFlow, spare it that: see forks.py.
+    """
+    if fork and name in FORKED and hasattr(os, "fork"):
+        return fork_server().run(name, *arguments, cwd=cwd)
     command = [sys.executable, str(PROJECT / name), *map(str, arguments)]
-    return subprocess.run(
-        command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False, **options
-    )
-
-
-def default_sigint():
-    """Let Ctrl-C end a process (as preexec_fn): one started in the background of a shell would ignore it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, check=False)
 
 
 def assert_refused(done, status, *words):

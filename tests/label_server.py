@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 
-from conftest import PROJECT, default_sigint
+from conftest import PROJECT
+from forks import default_sigint
 from own_folder import random_image
 
 # Starts label.py with another program in place of the training; its arguments: that, and those of label.py.

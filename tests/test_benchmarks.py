@@ -428,7 +428,9 @@ def small_training(monkeypatch, images):
     monkeypatch.setattr(initial_weights, "check_fonts", lambda: None)
 
 
-def test_the_initial_weights_are_written_as_the_program_finds_them(tmp_path, monkeypatch, capsys, tf):
+def test_the_initial_weights_are_written_as_the_program_finds_them(
+    tmp_path, monkeypatch, capsys, tf, short_start
+):
     runs, run_model = [], initial_weights.driver.run_model
 
     def note(config, train, validation, test, begun):
@@ -455,7 +457,7 @@ def test_the_initial_weights_are_written_as_the_program_finds_them(tmp_path, mon
     assert f"{path}: 0.0" in printed
 
 
-def test_an_interrupted_training_of_initial_weights_goes_on(tmp_path, monkeypatch, capsys, tf):
+def test_an_interrupted_training_of_initial_weights_goes_on(tmp_path, monkeypatch, capsys, tf, short_start):
     small_training(monkeypatch, 70)
     paths = [tmp_path / name for name in ("whole.npz", "resumed.npz")]
 

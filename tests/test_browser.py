@@ -10,7 +10,7 @@ import time
 import urllib.request
 
 import pytest
-from conftest import default_sigint
+from forks import default_sigint
 from PIL import Image
 
 import predict

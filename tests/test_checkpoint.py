@@ -220,7 +220,7 @@ def test_a_run_of_another_optimiser_is_named(own, sets, tf, monkeypatch):
 # ---------------------------------------------------------------------- earlier runs
 
 
-def test_every_earlier_run_is_kept_finished_or_not(own, sets, tf, capsys, monkeypatch):
+def test_every_earlier_run_is_kept_finished_or_not(own, sets, tf, capsys, monkeypatch, short_start):
     def contents(folder):
         return {path.name: path.read_bytes() for path in Path(folder).glob("state-*")}
 

@@ -273,7 +273,7 @@ def test_the_test_images_are_read_in_colour_and_shown_so_on_the_page(inside):
     assert any(each.tobytes() in originals for each in shown)
 
 
-def test_weights_of_gray_begin_colour_and_the_other_way_round(inside, tf):
+def test_weights_of_gray_begin_colour_and_the_other_way_round(inside, tf, short_start):
     gray = ("--checkpoint-folder", "gray", "--tensorboard-folder", "gray_curves")
     assert driver.main([*RUN, *gray, "--start-from", "checkpoints"]) == 0
     assert not load_latest("gray").config.colour

@@ -20,7 +20,18 @@ from captcha_cnn.initial_weights import SHIPPED, read_weights
 from captcha_cnn.readings import Readings
 from config import Config, ConfigError
 
-FEW = ("--images", "mine", "--print-per-batch", "1000", "--save-per-batch", "1000", "--epoch", "1")
+FEW = (
+    "--images",
+    "mine",
+    "--width",
+    "55",
+    "--epoch",
+    "1",
+    "--print-per-batch",
+    "99",
+    "--save-per-batch",
+    "99",
+)
 
 
 # ---------------------------------------------------------------------- folds
@@ -175,9 +186,9 @@ def test_many_are_counted_and_all_are_in_the_table(tmp_path):
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def place(tmp_path, monkeypatch, short_start):
     """A folder mine with 20 labelled captchas, and more with 20 others; short rounds of self-training."""
-    draw_folder(tmp_path / "mine", "0123456789", (3, 4), (180, 70))
+    draw_folder(tmp_path / "mine", "0123456789", (1, 2), (50, 70))
     (tmp_path / "more").mkdir()
     for path in sorted((tmp_path / "mine").iterdir())[20:]:
         path.rename(tmp_path / "more" / path.name)
@@ -268,7 +279,7 @@ def test_in_a_run_with_a_fixed_number_of_steps_the_last_weights_are_kept():
 # ---------------------------------------------------------------------- no labels at all
 
 
-NO_LABELS = ("--unlabelled", "more", "--characters", "0123456789", "--char-num", "3-4")
+NO_LABELS = ("--unlabelled", "more", "--characters", "0123456789", "--char-num", "1-2")
 
 
 def test_images_without_any_label_train_the_initial_weights_on_what_they_read(place, capsys):
@@ -279,7 +290,7 @@ def test_images_without_any_label_train_the_initial_weights_on_what_they_read(pl
     assert re.search(r"Captcha accuracy: .*\(\d+ of 20", out)
     saved = load_latest("checkpoints")
     assert saved.progress["step"] == 9
-    assert saved.config.width == 154, "found from the images"
+    assert saved.config.width == 100, "found from the images"
     done = script("predict.py", "more/" + next(Path("more").iterdir()).name, cwd=place)
     assert done.returncode == 0
     assert driver.main(["--resume"]) == 0

@@ -1,13 +1,11 @@
 """Several machines, as real processes on this one: the same weights, and an end for all when one is gone."""
 
-import json
 import os
 import random
 import re
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from conftest import PROJECT, TINY, flags
+from forks import fork_server
 from training_fakes import load_sets
 
 import driver
@@ -30,40 +29,35 @@ from captcha_cnn.own_sets import NO_OWN_SETS
 from config import ConfigError
 from generate_captcha import Generate
 
-# Imports TensorFlow once. For each line on its input it starts the driver in a fork, or waits for one.
-SERVER = """
-import json, os, sys
-sys.path[0] = sys.argv[1]
-os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="1", CUDA_VISIBLE_DEVICES="-1")
-from captcha_cnn import cli, distributed, tf_runtime
-tf = tf_runtime.load_tensorflow()
-import cnn_model, driver
+# Code for a fork to run before driver.py.
+BEFORE = """
 import numpy as np
+from captcha_cnn import distributed, tf_runtime, validation
+
+tf = tf_runtime.load_tensorflow()
 tf_runtime.bfloat16_support = lambda: False  # it rounds 1e-7 up to 1e-2
+Workers, Validator, sessions = distributed.Workers, validation.Validator, []
+align, load_sets, end = Workers.align, Workers.load_sets, Validator.warn_in_the_end
 
-def keep_variables(self, *sets):
-    np.savez("initial.npz", **self.session.run({v.op.name: v for v in tf.global_variables()}))
-    np.savez("images.npz", sets[0].images)
-    train(self, *sets)
-    np.savez("variables.npz", **self.session.run({v.op.name: v for v in tf.global_variables()}))
-train, driver.Trainer.train = driver.Trainer.train, keep_variables
+def keep(name, session):
+    np.savez(name, **session.run({v.op.name: v for v in tf.global_variables()}))
 
-print("ready", flush=True)
-for line in sys.stdin:
-    order = json.loads(line)
-    if isinstance(order, int):
-        print(os.waitstatus_to_exitcode(os.waitpid(order, 0)[1]), flush=True)
-        continue
-    pid = os.fork()
-    if pid == 0:
-        os.chdir(order["folder"])
-        for number, name in ((1, "out"), (2, "errors")):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        sys.argv = ["driver.py"]
-        tf.__version__ = order.get("version", tf.__version__)
-        distributed.FORMAT_VERSION = order.get("format", distributed.FORMAT_VERSION)
-        cli.run_main(lambda _: driver.main(order["flags"]))
-    print(pid, flush=True)
+def align_and_keep(self, session):
+    align(self, session)
+    if not sessions:
+        keep("initial.npz", session)
+    sessions.append(session)
+
+def load_and_keep(self, *arguments):
+    loaded = load_sets(self, *arguments)
+    np.savez("images.npz", loaded[1][0].images)
+    return loaded
+
+def end_and_keep(self):
+    keep("variables.npz", sessions[0])
+    end(self)
+
+Workers.align, Workers.load_sets, Validator.warn_in_the_end = align_and_keep, load_and_keep, end_and_keep
 """
 
 
@@ -77,15 +71,7 @@ class Cluster:
     """Starts processes that train together, and waits for them."""
 
     def __init__(self):
-        command = [sys.executable, "-c", SERVER, str(PROJECT)]
-        self.server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.server.stdout.readline() == "ready\n"
         self.started = set()
-
-    def order(self, value):
-        self.server.stdin.write(json.dumps(value) + "\n")
-        self.server.stdin.flush()
-        return int(self.server.stdout.readline())
 
     def start(self, folder, config, *more, addresses=2, tasks=None, each=lambda task: {}):
         """Start the tasks, by default all, each in its folder, with `each(task)` added to its order."""
@@ -97,7 +83,8 @@ class Cluster:
             own = each(task)
             asked = [*flags(own.pop("config", config)), *more] if config else [*more]
             asked += ["--workers", *addresses, "--task", str(task)]
-            pid = self.order({"folder": str(place), "flags": asked, **own})
+            argv, before = [str(PROJECT / "driver.py"), *map(str, asked)], BEFORE + own.get("before", "")
+            pid = fork_server().start(argv, place / "out", place / "errors", place, before)
             self.started.add(pid)
             runs.append(SimpleNamespace(pid=pid, folder=place, name=f"{addresses[task]} (task {task})"))
         return runs
@@ -107,7 +94,7 @@ class Cluster:
         begin, watchdog = time.monotonic(), threading.Timer(900, self.kill)
         watchdog.start()
         for run in runs:
-            run.status = self.order(run.pid)
+            run.status = fork_server().wait(run.pid)
             self.started.discard(run.pid)
             run.seconds = time.monotonic() - begin
             run.out, run.errors = ((run.folder / name).read_text() for name in ("out", "errors"))
@@ -124,8 +111,6 @@ def cluster():
     cluster = Cluster()
     yield cluster
     cluster.kill()
-    cluster.server.stdin.close()
-    cluster.server.wait()
 
 
 def free_addresses(count):
@@ -365,8 +350,8 @@ def test_what_differs_among_workers_is_refused_by_all_with_both_values(cluster, 
     others = change_names(tmp_path, drawn)
     cases = {
         "alpha": ({"config": replace(drawn, alpha=0.25)}, ["0.003", "0.25"]),
-        "TensorFlow": ({"version": "2.0.9"}, [repr(tensorflow.__version__), "'2.0.9'"]),
-        "checkpoint format": ({"format": 77}, ["is 2 for", "77"]),
+        "TensorFlow": ({"before": "tf.__version__ = '2.0.9'"}, [repr(tensorflow.__version__), "'2.0.9'"]),
+        "checkpoint format": ({"before": "distributed.FORMAT_VERSION = 77"}, ["is 2 for", "77"]),
         "the training set": ({"config": others}, ["150 files, SHA-256 of their names "]),
     }
     runs = {
@@ -404,7 +389,7 @@ def test_lists_of_workers_that_differ_are_refused(cluster, drawn, tmp_path):
 
 
 def test_lists_in_another_order_end_though_all_servers_answer(monkeypatch, capsys):
-    monkeypatch.setattr(distributed, "SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr(distributed, "SILENCE_SECONDS", 1)
     monkeypatch.setattr(distributed, "answers", lambda address: True)
     monkeypatch.setattr(os, "_exit", lambda status: sys.exit(status))
     with pytest.raises(SystemExit) as ended:

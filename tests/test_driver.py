@@ -346,7 +346,7 @@ def test_the_checkpoint_brings_its_settings_and_reads_alike(trained, tf, monkeyp
 def test_predict_reads_images_and_folders_with_no_flag_for_settings(trained, tmp_path):
     (tmp_path / "bad.png").write_text("no image")
     first = min((trained.folder / "test").glob("*.png"))
-    done = script("predict.py", first, tmp_path / "bad.png", "validation", cwd=trained.folder)
+    done = script("predict.py", first, tmp_path / "bad.png", "validation", cwd=trained.folder, fork=False)
     assert done.returncode == 1
     assert done.stderr == f"{tmp_path}/bad.png: not an image: no PNG, JPEG, BMP, GIF or WEBP\n"
     lines = [line.split("\t") for line in done.stdout.splitlines()]

@@ -13,7 +13,8 @@ from pathlib import Path
 import captcha.image
 import numpy as np
 import pytest
-from conftest import PROJECT, TINY, assert_refused, default_sigint, flags, script
+from conftest import PROJECT, TINY, assert_refused, flags, script
+from forks import default_sigint
 from PIL import Image, ImageFilter
 
 import generate_captcha

@@ -7,15 +7,15 @@ import shlex
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import PROJECT, assert_refused, default_sigint, flags
+from conftest import TINY, assert_refused, flags
+from forks import fork_server
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from training_fakes import load_sets
@@ -26,16 +26,15 @@ from captcha_cnn.tf_runtime import GracefulStop, TrainingInterrupted
 from config import CaptchaError, Config
 from generate_captcha import ReadData
 
-# Imports TensorFlow once; for each line on its input, trains in a fork and prints its number and status.
-SERVER = """
-import json, os, random, signal, sys, threading, time
-sys.path[0] = sys.argv[1]  # and not the current folder, which imports would list
-# As run_main() has them, which sets them too late for the TensorFlow that is imported here.
-os.environ.update(TF_CPP_MIN_LOG_LEVEL="3", TF_ENABLE_ONEDNN_OPTS="1", CUDA_VISIBLE_DEVICES="-1")
-from captcha_cnn import checkpoint, cli, plateau, tf_runtime
-tf_runtime.load_tensorflow()
-import cnn_model, driver
+# Code for a fork to run before driver.py.
+SHORT_START = "leave_graphs_unoptimised()\n"
+PLATEAU = """
+from captcha_cnn import plateau
 plateau.DRAWN_IMAGES, plateau.DRAWN_STEPS = 60, 400  # a run on the plateau draws them in a moment
+"""
+KILL = """
+import os, random, signal, threading, time
+from captcha_cnn import checkpoint, tf_runtime
 
 def kill_soon(longest):
     def kill():
@@ -58,6 +57,11 @@ def kill_within(seed, steps):  # at a random moment of one of the next steps, or
         save(self, *arguments)
     tf_runtime.GracefulStop.check, checkpoint.Checkpoint.save = check_and_count, save_or_die
 
+kill_within({seed}, 45)
+"""
+FAIL = """
+import os, sys
+
 def fail(left, folder):  # of the calls that touch that folder, the one with that number finds the disk full
     calls = ("open", "os.mkdir", "os.rename", "os.remove", "os.listdir", "os.scandir")
     def hook(event, arguments):
@@ -69,52 +73,17 @@ def fail(left, folder):  # of the calls that touch that folder, the one with tha
                 raise OSError(28, "No space left on device", str(path))
     sys.addaudithook(hook)
 
-print("ready", flush=True)
-for line in sys.stdin:
-    order = json.loads(line)
-    pid = os.fork()
-    if pid == 0:
-        os.chdir(order["folder"])
-        for number, name in ((1, "out"), (2, "errors")):
-            os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        sys.argv = ["driver.py"]
-        if "kill" in order:
-            kill_within(*order["kill"])
-        if "fail" in order:
-            fail(order["fail"], order["folder"])
-        if "limit" in order:
-            import resource
-            resource.setrlimit(resource.RLIMIT_FSIZE, (order["limit"], order["limit"]))
-        cli.run_main(lambda _: driver.main(order["flags"]))
-    print(pid, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+fail({call}, os.getcwd())
 """
+LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))"
 
 
-@pytest.fixture(scope="module")
-def trainer():
-    """A function that trains in a folder as `python driver.py` does; returns its status and its output."""
-    server = subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(PROJECT)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        preexec_fn=default_sigint,
-    )
-    assert server.stdout.readline() == "ready\n"
+def train(folder, *arguments, before="", **options):
+    """Run driver.py in a folder, in a fork.
 
-    def train(folder, *arguments, meanwhile=lambda pid: None, **order):
-        order |= {"folder": str(folder), "flags": list(map(str, arguments))}
-        server.stdin.write(json.dumps(order) + "\n")
-        server.stdin.flush()
-        meanwhile(int(server.stdout.readline()))
-        status = int(server.stdout.readline())
-        out, errors = (Path(folder, name).read_text() for name in ("out", "errors"))
-        return SimpleNamespace(returncode=status, stdout=out, stderr=errors)
-
-    yield train
-    server.stdin.close()
-    server.wait()
+    Where many starts are compared with each other, `before` begins with SHORT_START.
+    """
+    return fork_server().run("driver.py", *arguments, cwd=folder, before=PLATEAU + before, **options)
 
 
 @pytest.fixture
@@ -203,27 +172,28 @@ def points(folder):
     return found
 
 
-def test_fifty_kills_change_nothing(trainer, own, tf, tmp_path):
-    config = replace(own, Epoch=60, patience=10**6, print_per_batch=20, save_per_batch=20)
+def test_fifty_kills_change_nothing(tf, tmp_path):
+    config = replace(TINY, width=21, height=17, char_num=1, Epoch=60, patience=10**6, checkpoint_per_batch=3)
+    config = replace(config, print_per_batch=20, save_per_batch=20)
     folders = [tmp_path / name for name in ("uninterrupted", "killed")]
     for folder in folders:
         folder.mkdir()
     asked = flags(config)
-    uninterrupted = trainer(folders[0], *asked)
+    uninterrupted = train(folders[0], *asked, before=SHORT_START)
     assert (uninterrupted.returncode, uninterrupted.stderr) == (0, "")
 
     kills, lines, seed = 0, [], 0
     while kills < 50:
         seed += 1
         assert seed < 100, "the kills must come before the end"
-        done = trainer(folders[1], *asked, "--resume", kill=(seed, 45))
+        done = train(folders[1], *asked, "--resume", before=SHORT_START + KILL.format(seed=seed))
         assert done.returncode == -signal.SIGKILL, done.stderr
         kills += 1
         lines += done.stdout.splitlines()
         if list_checkpoints(str(folders[1] / "checkpoints")):
             assert load_latest(str(folders[1] / "checkpoints")).progress["step"] >= 0
     assert load_latest(str(folders[1] / "checkpoints")).progress["step"] > 300
-    done = trainer(folders[1], *asked, "--resume")
+    done = train(folders[1], *asked, "--resume", before=SHORT_START)
     assert done.returncode == 0, done.stderr
     for folder in folders:
         assert len(list(Path(folder, "checkpoints").glob("state-*"))) == 2 * MAX_TO_KEEP
@@ -232,18 +202,18 @@ def test_fifty_kills_change_nothing(trainer, own, tf, tmp_path):
     assert points(folders[0]) == points(folders[1])
 
 
-def test_with_nothing_to_resume_a_run_begins_and_says_so(trainer, own, tmp_path):
-    done = trainer(tmp_path, *flags(replace(own, Epoch=1)), "--resume")
+def test_with_nothing_to_resume_a_run_begins_and_says_so(own, tmp_path):
+    done = train(tmp_path, *flags(replace(own, Epoch=1)), "--resume")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0] == "Nothing to resume in checkpoints: a new run begins"
-    again = trainer(tmp_path, "--resume")  # finished: its settings and its result, and not a step more
+    again = train(tmp_path, "--resume")  # finished: its settings and its result, and not a step more
     assert (again.returncode, again.stderr) == (0, "")
     assert result_lines(again.stdout.splitlines()) == result_lines(done.stdout.splitlines())[-2:]
 
 
-def test_a_run_is_resumed_only_with_its_settings_and_images(trainer, own, sets, tmp_path):
-    assert trainer(tmp_path, *flags(replace(own, Epoch=1))).returncode == 0
-    refused = trainer(tmp_path, "--resume", "--alpha", "0.01")
+def test_a_run_is_resumed_only_with_its_settings_and_images(own, sets, tmp_path):
+    assert train(tmp_path, *flags(replace(own, Epoch=1))).returncode == 0
+    refused = train(tmp_path, "--resume", "--alpha", "0.01")
     assert_refused(refused, 2, "alpha must be 0.003 to resume the run in checkpoints, not 0.01")
     other = sets[0]._replace(labels=np.roll(sets[0].labels, 1, axis=0))
     with pytest.raises(CaptchaError, match="must be those that the run in checkpoints began with"):
@@ -257,16 +227,15 @@ def test_a_run_is_resumed_only_with_its_settings_and_images(trainer, own, sets, 
     ("number", "status", "folder"),
     [(signal.SIGINT, 130, "checkpoints"), (signal.SIGTERM, 143, 'it\'s mine & my "run"')],
 )
-def test_a_signal_ends_training_with_everything_saved(number, status, folder, trainer, own, tmp_path):
+def test_a_signal_ends_training_with_everything_saved(number, status, folder, own, tmp_path):
     endless = replace(own, Epoch=10**6, patience=10**6, checkpoint_per_batch=10**6, checkpoint_folder=folder)
 
-    def meanwhile(pid):
-        while "Step    20" not in (tmp_path / "out").read_text():
-            pass
+    def meanwhile(pid, out):
+        while not out.exists() or "Step    20" not in out.read_text():
+            time.sleep(0.1)
         os.kill(pid, number)
 
-    (tmp_path / "out").touch()
-    done = trainer(tmp_path, *flags(endless), meanwhile=meanwhile)
+    done = train(tmp_path, *flags(endless), meanwhile=meanwhile)
     assert (done.returncode, done.stderr) == (status, "")
     text, command = done.stdout.splitlines()[-1].split(". Go on: ")
     assert text == "Stopped; everything is saved"
@@ -275,8 +244,8 @@ def test_a_signal_ends_training_with_everything_saved(number, status, folder, tr
     assert load_latest(folder).progress["step"] > 20
 
 
-def test_a_real_loss_that_is_not_finite_leaves_the_best_weights(trainer, own, tmp_path):
-    done = trainer(tmp_path, *flags(replace(own, alpha=1.0, Epoch=99, print_per_batch=1)))
+def test_a_real_loss_that_is_not_finite_leaves_the_best_weights(own, tmp_path):
+    done = train(tmp_path, *flags(replace(own, alpha=1.0, Epoch=99, print_per_batch=1)))
     assert done.returncode == 0, done.stderr
     step, best_step = re.search(r"not finite at step (\d+): .* of step (\d+), are kept", done.stdout).groups()
     saved = load_latest("checkpoints")
@@ -289,27 +258,27 @@ def test_a_real_loss_that_is_not_finite_leaves_the_best_weights(trainer, own, tm
 # ---------------------------------------------------------------------- full disks
 
 
-def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(trainer, own, tmp_path):
+def test_a_full_disk_is_one_sentence_and_the_last_checkpoint_stays(own, tmp_path):
     for limit in (1000, 100_000, 800_000):  # bytes that a file may have: the curves', then the checkpoint's
-        done = trainer(tmp_path, *flags(own), limit=limit)
+        done = train(tmp_path, *flags(own), before=LIMIT.format(limit=limit))
         assert_refused(done, 1, "training could not go on (")
-    assert trainer(tmp_path, *flags(own)).returncode == 0
+    assert train(tmp_path, *flags(own)).returncode == 0
 
 
-def test_an_error_in_any_call_is_no_traceback_and_the_run_can_be_resumed(trainer, drawn, tmp_path):
+def test_an_error_in_any_call_is_no_traceback_and_the_run_can_be_resumed(drawn, tmp_path):
     places = {f"{name}_folder": name for name in ("train", "validation", "test")}
     asked = flags(replace(drawn, **places, generate_num=(3, 2, 2), Epoch=1))
     failures = 0
     for call in range(1, 94, 9):
         shutil.rmtree(tmp_path)
         tmp_path.mkdir()
-        done = trainer(tmp_path, *asked, fail=call)
+        done = train(tmp_path, *asked, before=SHORT_START + FAIL.format(call=call))
         if done.returncode:
             failures += 1
             assert done.returncode == 1
             assert "No space left on device" in done.stderr
             assert "Traceback" not in done.stderr
-            again = trainer(tmp_path, *asked, "--resume")
+            again = train(tmp_path, *asked, "--resume", before=SHORT_START)
             assert (again.returncode, again.stderr) == (0, ""), call
             assert "Captcha accuracy" in again.stdout
     assert failures > 6
@@ -322,7 +291,7 @@ def mounted(folder, options):
 
 
 @pytest.mark.parametrize("full", ["checkpoints", "tensorboard", "train"])
-def test_a_real_full_disk(full, trainer, own, tmp_path):
+def test_a_real_full_disk(full, own, tmp_path):
     asked = replace(own, Epoch=10**4, patience=10**6, checkpoint_folder="checkpoints")
     if full == "train":
         asked = replace(asked, **{f"{name}_folder": name for name in ("train", "validation", "test")})
@@ -330,7 +299,7 @@ def test_a_real_full_disk(full, trainer, own, tmp_path):
     if not mounted(tmp_path / full, "size=4m" if full == "checkpoints" else "size=64k"):
         pytest.skip("this machine does not let us mount a file system")
     try:
-        done = trainer(tmp_path, *flags(asked))
+        done = train(tmp_path, *flags(asked))
         assert_refused(done, 1, "No space left on device")
         if full == "train":
             images = [path for path in Path(full).glob("*.png") if not path.name.startswith(".")]
@@ -344,13 +313,13 @@ def test_a_real_full_disk(full, trainer, own, tmp_path):
 
 
 @pytest.mark.parametrize("folder", ["checkpoints", "tensorboard", "train"])
-def test_a_folder_that_cannot_be_written_to(folder, trainer, own, tmp_path):
+def test_a_folder_that_cannot_be_written_to(folder, own, tmp_path):
     places = {f"{name}_folder": name for name in ("train", "validation", "test")}
     (tmp_path / folder).mkdir()
     if not mounted(tmp_path / folder, "ro"):
         pytest.skip("this machine does not let us mount a file system")
     try:
-        done = trainer(tmp_path, *flags(replace(own, **places if folder == "train" else {})))
+        done = train(tmp_path, *flags(replace(own, **places if folder == "train" else {})))
         assert_refused(done, 1, "Read-only file system")
     finally:
         subprocess.run(["umount", str(tmp_path / folder)], check=True)
@@ -372,7 +341,7 @@ def test_a_folder_that_cannot_be_written_to(folder, trainer, own, tmp_path):
     network=st.sampled_from(["ctc", "classic"]),
 )
 def test_any_settings_are_a_run_or_one_sentence(
-    trainer, size, length, alphabet, counts, batch, alpha, share, every, network
+    size, length, alphabet, counts, batch, alpha, share, every, network
 ):
     asked = ["--width", size[0], "--height", size[1], "--char-num", length, "--characters", alphabet]
     asked += ["--generate-num", *counts, "--batch-size", batch, "--alpha", alpha, "--epoch", 2]
@@ -382,7 +351,7 @@ def test_any_settings_are_a_run_or_one_sentence(
     for name in ("print", "save", "checkpoint"):
         asked += [f"--{name}-per-batch", every]
     with tempfile.TemporaryDirectory() as folder:
-        done = trainer(folder, *asked)
+        done = train(folder, *asked)
         if done.returncode:
             assert_refused(done, 2, "must")
         else:

@@ -241,7 +241,7 @@ def test_a_resumed_round_goes_on_with_the_same_batches(monkeypatch):
 
 
 @pytest.fixture
-def rounds(monkeypatch, drawn, tmp_path):
+def rounds(monkeypatch, drawn, tmp_path, short_start):
     """A Config of a short run with rounds of 12 steps, and its sets."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(self_training, "ROUND_STEPS", 12)
@@ -299,8 +299,8 @@ def test_the_best_weights_are_never_worse_than_those_before_the_rounds(rounds, m
 # ---------------------------------------------------------------------- as a user runs it
 
 
-def test_the_command_trains_with_unlabelled_images(tmp_path, monkeypatch, capsys):
-    draw_folder(tmp_path / "mine", "0123456789", (3, 4), (180, 70))
+def test_the_command_trains_with_unlabelled_images(tmp_path, short_start, monkeypatch, capsys):
+    draw_folder(tmp_path / "mine", "0123456789", (1, 2), (50, 70))
     done = script("driver.py", "--images", "mine", "--unlabelled", "mine", *SHORT, cwd=tmp_path)
     assert_refused(done, 1, "mine must lie outside of mine")
     more = tmp_path / "more"
