@@ -5,8 +5,6 @@ Nothing in the folder is moved, copied or changed. captcha_cnn/own_sets.py split
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import math
 import os
 import sys
@@ -16,19 +14,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
-
 from captcha_cnn.dataset import check_label, report_left_out
-from captcha_cnn.images import ImageError, decode_image, to_rgb
+from captcha_cnn.image_facts import SERIAL_LIMIT, look_through
+from captcha_cnn.images import ImageError
 from captcha_cnn.labels import BadFile, labelled_files, list_files, mixes_directions, normalize_label
-from captcha_cnn.parallel import parallel_map
 from config import CaptchaError, Config, ConfigError, escape_unprintable
 
 MIN_CHAR_WIDTH = 20  # pixels of the model's width for each character
 WIDEST_SHARE = 0.98  # of the images that fit into the model's width at full height
 SKIPPED = ("skip_top", "skip_bottom")  # settings: rows that are not read
-ONE_COLOUR = 16  # largest difference of pixels that are taken as of one colour, of 255
 MAX_USED_ROWS = 0.5  # of the height: where less is used by the images, only that is read
 MIN_IMAGES = 10  # different ones that a training needs
 MIN_STEPS = 2000  # about, from initial weights; as many more as there are images
@@ -38,7 +32,6 @@ FEW_IMAGES_STEPS = 300  # and 4 for each image: the number is fixed, no validati
 MIN_LENGTH_SHARE = 1 / 200  # of the labels; a length that fewer have is taken as a mistake
 MIN_CHARACTER_SHARE = 1 / 50  # of the average character's count; one with less is taken as a mistake
 MAX_STRETCH, MAX_WIDTH = 10.0, 4096  # of Config
-SERIAL_LIMIT = 1000  # images that one process decodes before others have started to help
 
 
 class OwnImage(NamedTuple):
@@ -46,9 +39,9 @@ class OwnImage(NamedTuple):
 
     path: str  # inside the folder
     label: str
-    size: tuple[int, int]  # width and height, in pixels
-    digest: str  # SHA-256 of its size and pixels
-    rows: tuple[float, float]  # those that are not of one colour begin and end there, as shares of the height
+    size: tuple[int, int]  # these are of ImageFacts
+    digest: str
+    rows: tuple[float, float]
     animated: bool
 
 
@@ -131,7 +124,7 @@ def find_images(config: Config, given: Collection[str] = ()) -> OwnImages:
     given = set(given)
     found = labelled_files(config.images, config.labels)
     labels = {path: normalize_label(label, config.ignore_case) for path, label in found.labels.items()}
-    images, bad = _decode_all(config.images, labels)
+    images, bad = _look_through(config.images, labels, config)
     images, mistakes = _without_mistakes(images, config, given)
     images, copies, conflicts = _without_copies(images)
     left_out = [*found.bad, *bad, *mistakes, *conflicts]
@@ -173,7 +166,7 @@ def find_unlabelled(config: Config, given: Collection[str]) -> OwnImages:
             "--network classic, or name labelled images with --images"
         )
     paths = list_files(config.unlabelled)[:SERIAL_LIMIT]
-    images, _ = _decode_all(config.unlabelled, dict.fromkeys(paths, ""))
+    images, _ = _look_through(config.unlabelled, dict.fromkeys(paths, ""), config)
     if len(images) < MIN_IMAGES:
         raise CaptchaError(
             f"{shown} must hold at least {MIN_IMAGES} images, but holds {len(images) or 'none'} that can be "
@@ -184,45 +177,17 @@ def find_unlabelled(config: Config, given: Collection[str]) -> OwnImages:
     return OwnImages(config, [], {}, [], 0, "")
 
 
-def _decode_all(folder: str, labels: Mapping[str, str]) -> tuple[list[OwnImage], list[BadFile]]:
+def _look_through(
+    folder: str, labels: Mapping[str, str], config: Config
+) -> tuple[list[OwnImage], list[BadFile]]:
     images, bad = [], []
-    work, title = functools.partial(_decode_part, folder), f"Looking through {escape_unprintable(folder)}"
-    for image_part, bad_part in parallel_map(work, list(labels.items()), title, SERIAL_LIMIT):
-        images += image_part
-        bad += bad_part
+    facts = look_through(folder, list(labels), config)
+    for (path, label), found in zip(labels.items(), facts, strict=True):
+        if isinstance(found, BadFile):
+            bad.append(found)
+        else:
+            images.append(OwnImage(path, label, *found))
     return images, bad
-
-
-def _decode_part(folder: str, labels: Sequence[tuple[str, str]]) -> tuple[list[OwnImage], list[BadFile]]:
-    images, bad = [], []
-    for name, label in labels:
-        path = os.path.join(folder, name)
-        try:
-            rgb = decode_image(path, convert=to_rgb)
-        except ImageError as error:
-            bad.append(BadFile(name, error.category, str(error)))
-            continue
-        height, width, _ = rgb.shape
-        digest = hashlib.sha256(b"%d %d " % (height, width) + rgb.tobytes()).hexdigest()
-        images.append(OwnImage(name, label, (width, height), digest, _used_rows(rgb), _is_animated(path)))
-    return images, bad
-
-
-def _used_rows(rgb: np.ndarray) -> tuple[float, float]:
-    """Where the rows of an image begin and end that are not of one colour, as shares of its height."""
-    differences = rgb.max(axis=1).astype(int) - rgb.min(axis=1)  # [h, 3]
-    used = np.flatnonzero((differences > ONE_COLOUR).any(axis=1))
-    return (used[0] / len(rgb), (used[-1] + 1) / len(rgb)) if len(used) else (0.0, 1.0)
-
-
-def _is_animated(path: str) -> bool:
-    if not path.lower().endswith((".gif", ".webp", ".png")):
-        return False
-    try:
-        with Image.open(path) as image:
-            return bool(getattr(image, "is_animated", False))
-    except Exception:  # Pillow raises nearly anything on damaged data; the first frame was decoded
-        return False
 
 
 def _without_mistakes(

@@ -20,9 +20,10 @@ from captcha_cnn.checkpoint import SPLIT, TrainState
 from captcha_cnn.dataset import Dataset, labelled_set, no_images
 from captcha_cnn.decoded import Images, decoded_images, is_large
 from captcha_cnn.distributed import ALONE, Workers
+from captcha_cnn.image_facts import SERIAL_LIMIT
 from captcha_cnn.images import ImageError, image_for
 from captcha_cnn.labels import FILE_NAMES, labelled_files, normalize_label
-from captcha_cnn.own_images import SERIAL_LIMIT, OwnImage, OwnImages, describe, is_inside
+from captcha_cnn.own_images import OwnImage, OwnImages, describe, is_inside
 from captcha_cnn.parallel import parallel_map
 from captcha_cnn.progress import log
 from captcha_cnn.self_training import ROUNDS, load_unlabelled
