@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT, TINY, default_sigint, flags
+from conftest import PROJECT, TINY, flags
+from forks import default_sigint
 from training_fakes import (
     MODEL,
     TRAINING,
