@@ -66,9 +66,11 @@ class Workers:
                 socket.getaddrinfo(host, int(port))
                 if task == self.task:
                     socket.create_server((host, int(port))).close()
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
                 expected = "a known host and, for the task of this machine, its own address and a free port"
-                raise ConfigError(f"{self.names[task]} must be {expected}: {error.strerror}") from None
+                raise ConfigError(
+                    f"{self.names[task]} must be {expected}: {getattr(error, 'strerror', error)}"
+                ) from None
         config.experimental.collective_group_leader = "/job:worker/replica:0/task:0"
         server = tf.train.Server({"worker": self.addresses}, "worker", self.task, config=config)
         self._target = server.target
@@ -104,7 +106,11 @@ class Workers:
         os._exit(1)  # the main thread may wait for a collective that never ends
 
     def _exchange(self, value: Any) -> list[Any]:
-        message = np.frombuffer(json.dumps(value).encode().ljust(MESSAGE_BYTES), np.int32)
+        text = json.dumps(value).encode()
+        if len(text) > MESSAGE_BYTES:
+            found = f"settings must take at most {MESSAGE_BYTES} bytes with --workers, not {len(text)}"
+            raise ConfigError(f"{found}: use fewer characters")
+        message = np.frombuffer(text.ljust(MESSAGE_BYTES), np.int32)
         received = self._session.run(self._messages, {self._message: message})
         return [json.loads(part.tobytes()) for part in received.reshape(self.count, -1)]
 

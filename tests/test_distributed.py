@@ -402,6 +402,7 @@ def test_lists_in_another_order_end_though_all_servers_answer(monkeypatch, capsy
     ("address", "reason"),
     [
         ("nowhere.invalid:2222", ""),
+        ("a..b:2222", "label"),
         ("192.0.2.1:2222", "Cannot assign requested address"),
         ("in use", "Address already in use"),
     ],
@@ -499,6 +500,11 @@ def test_task_0_alone_has_validation_and_test_set_and_drawn_images_are_others_fo
     (first, _, _), (second, _, _) = [fresh.draw_batch(sets[0].config, 3) for _, sets, _, _ in found]
     assert len(first) == len(second) == 3
     assert not np.array_equal(first, second)
+
+
+def test_an_alphabet_that_no_message_holds_is_one_sentence():
+    with pytest.raises(ConfigError, match="settings must take at most 65536 bytes with --workers, not 7000"):
+        Workers(["a:1", "b:1"]).gather("x" * 70_000)
 
 
 def test_there_must_be_an_image_for_each_worker(drawn, tmp_path):
