@@ -91,7 +91,7 @@ class Cluster:
 
     def wait(self, runs):
         """Wait for their ends; their status, output and seconds since the call."""
-        begin, watchdog = time.monotonic(), threading.Timer(900, self.kill)
+        begin, watchdog = time.monotonic(), threading.Timer(300, self.kill)
         watchdog.start()
         for run in runs:
             run.status = fork_server().wait(run.pid)
@@ -139,7 +139,9 @@ def variables(run):
 
 def wait_for_step(run, step):
     """Wait until task 0 has printed that step."""
+    end = time.monotonic() + 200
     while f"Step {step:>5}" not in (run.folder / "out").read_text():
+        assert time.monotonic() < end, (run.folder / "errors").read_text()
         time.sleep(0.01)
 
 
