@@ -119,8 +119,7 @@ class Trainer:
             TrainingInterrupted: by a signal; the run is saved as it is.
             CaptchaError: the loss was never finite.
         """
-        state, config = self.state, self.config
-        weights, bfloat16 = self.model.weights, tf_runtime.bfloat16_support()
+        state, config, bfloat16 = self.state, self.config, tf_runtime.bfloat16_support()
         lines = [tf_runtime.arithmetic_line(bfloat16)]
         with self.workers.session(tf_runtime.session_config(bfloat16)) as self.session:
             self.session.run(self.initialize)
@@ -128,7 +127,7 @@ class Trainer:
                 self.checkpoint.restore(self.session, self.saved_path)
                 lines.append(f"Resuming after step {state.step}")
             elif self.initial:
-                begin = self.session, weights, self.initial, config
+                begin = self.session, self.model.weights, self.initial, config
                 lines.append(initial_weights.load_initial_weights(*begin))
                 self.checkpoint.keep_start(self.session)
             self.workers.align(self.session)
@@ -367,7 +366,8 @@ def main(arguments: Sequence[str]) -> int:
         else:
             state, result = run_model(config, train, validation, test, saved or initial, own)
     except tf_runtime.TrainingInterrupted as interrupted:
-        progress.log(f"Stopped; everything is saved. Go on: {next_command('driver.py', config, '--resume')}")
+        command = next_command("driver.py", config, "--resume", *workers.flags)
+        progress.log(f"Stopped; everything is saved. Go on: {command}")
         return interrupted.status
     if result:
         progress.log(progress.test_report(result))

@@ -50,6 +50,7 @@ class Workers:
     def __init__(self, addresses: Sequence[str] = (), task: int = 0) -> None:
         self.addresses, self.task, self.count = list(addresses), task, max(1, len(addresses))
         self.names = [f"{address} (task {number})" for number, address in enumerate(addresses)]
+        self.flags = ["--workers", *addresses, "--task", str(task)] if addresses else []
         self._keys, self._met, self._left = itertools.count(1), False, threading.Event()
         self._target, self._alignment = "", None  # of sessions
 

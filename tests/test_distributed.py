@@ -293,11 +293,12 @@ def endless(drawn):
 def failures(cluster, drawn, tmp_path_factory):
     """Runs of two in which one is killed or stopped, or never started: by (what happens, task)."""
     folder, runs = tmp_path_factory.mktemp("failures"), {}
-    for what, task in [("killed", 0), ("stopped", 0), ("stopped", 1)]:
+    signals = {"killed": signal.SIGKILL, "stopped": signal.SIGSTOP, "interrupted": signal.SIGINT}
+    for what, task in [("killed", 0), ("stopped", 0), ("stopped", 1), ("interrupted", 0)]:
         runs[what, task] = cluster.start(folder / f"{what}{task}", endless(drawn))
     for (what, task), pair in runs.items():
         wait_for_step(pair[0], 10)
-        os.kill(pair[task].pid, signal.SIGKILL if what == "killed" else signal.SIGSTOP)
+        os.kill(pair[task].pid, signals[what])
     for missing in (0, 1):
         addresses = free_addresses(2)
         runs["never started", missing] = cluster.start(
@@ -324,11 +325,21 @@ def failures(cluster, drawn, tmp_path_factory):
         ("stopped", 1),
         ("never started", 0),
         ("never started", 1),
+        ("interrupted", 0),
     ],
 )
 def test_a_worker_that_is_gone_ends_the_others_with_its_name(what, task, failures):
     pair = failures[what, task]
     assert_one_sentence(pair[1 - task], 1, f"driver.py: {pair[task].name} {GONE}")
+
+
+def test_ctrl_c_in_task_0_saves_and_says_how_all_go_on(failures):
+    run, other = failures["interrupted", 0]
+    assert (run.status, run.errors) == (130, "")
+    workers = f"--workers {run.name.split()[0]} {other.name.split()[0]} --task 0"
+    command = f"python driver.py --resume {workers}"
+    assert run.out.splitlines()[-1] == f"Stopped; everything is saved. Go on: {command}"
+    assert list_checkpoints(str(run.folder / "checkpoints"))
 
 
 def test_the_others_end_within_thirty_seconds():
