@@ -356,7 +356,7 @@ def main(arguments: Sequence[str]) -> int:
     elif resume:
         progress.log(f"Nothing to resume in {escape_unprintable(config.checkpoint_folder)}: a new run begins")
     config = workers.agree(config, saved)
-    load = functools.partial(workers.load_sets, Generate(config), NO_OWN_SETS)
+    load = functools.partial(workers.load_sets, (Generate, ReadData), NO_OWN_SETS)
     config, sets, own, initial = (load if workers.count > 1 else load_sets)(config, given, saved)
     progress.log(progress.sizes_line(*sets))
     try:

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from captcha_cnn.batches import WORKERS, random_stream
 from captcha_cnn.checkpoint import FORMAT_VERSION, CheckpointData, TrainState
 from captcha_cnn.cli import parse_number
-from captcha_cnn.dataset import Dataset, labelled_set, list_image_files, load_folder, no_images
+from captcha_cnn.dataset import Dataset, list_image_files, no_images
 from captcha_cnn.fresh import FreshCaptchas
 from captcha_cnn.initial_weights import find_initial_weights
 from captcha_cnn.metrics import Metrics
@@ -207,33 +207,35 @@ class Workers:
         seed = other_seed if self.task else config.seed
         return replace(config, batch_size=size, generate_num=drawn, seed=seed)
 
-    def load_sets(self, drawing: Any, own: Any, config: Config, _: Any, saved: Any) -> tuple[Any, ...]:
+    def load_sets(self, classes: Any, own: Any, config: Config, _: Any, saved: Any) -> tuple[Any, ...]:
         """What driver.load_sets() gives: a share of the training set; the two others for task 0 alone.
 
         Args:
-            drawing: generate_captcha.Generate for that Config. own: captcha_cnn.own_sets.NO_OWN_SETS.
+            classes: generate_captcha.Generate and ReadData. own: captcha_cnn.own_sets.NO_OWN_SETS.
         """
+        generate, read_data = classes
         if self.task:
             self.gather(None)  # task 0 draws first: the folders may be the same
         if not (self.task and config.fresh):
-            drawing.gen_captcha(keep=True)
+            generate(config).gen_captcha(keep=True)
         if not self.task:
             self.gather(None)
         log(f"{self.count} machines train together; the training images below are those of one")
-        train = FreshCaptchas(self.share(config)) if config.fresh else self._load_share(config)
-        rest = [no_images(config) if self.task else load(folder, config) for _, folder, _ in config.sets[-2:]]
+        train = FreshCaptchas(self.share(config)) if config.fresh else self._load_share(config, read_data)
+        load = read_data(config).load_set
+        rest = [no_images(config) if self.task else load(folder) for _, folder, _ in config.sets[-2:]]
         initial = None if saved else find_initial_weights(config, saved)
         return config, [train, *rest], own._replace(workers=self), initial
 
-    def _load_share(self, config: Config) -> Dataset:
+    def _load_share(self, config: Config, read_data: Any) -> Dataset:
         names = list_image_files(config.train_folder)
         digest = sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
         self.require_same({"the training set": f"{len(names)} files, SHA-256 of their names {digest[:12]}"})
         if len(names) < self.count:
             raise ConfigError(f"train_folder must have an image for each worker, but has {len(names)}")
         own = os.path.join(config.decoded_folder, f"share-{self.task + 1}-of-{self.count}")
-        share = replace(config, decoded_folder=own)
-        images, labels = load(config.train_folder, share, names[self.task :: self.count])
+        load = read_data(replace(config, decoded_folder=own)).load_set
+        images, labels = load(config.train_folder, names[self.task :: self.count])
         equal = np.arange(len(images)) < min(self.gather(len(images)))  # a mean of their means is the mean
         return Dataset(images[equal], labels[equal])
 
@@ -291,11 +293,6 @@ class Workers:
 
 
 ALONE = Workers()
-
-
-def load(folder: str, config: Config, files: Sequence[str] | None = None) -> Dataset:
-    """generate_captcha.ReadData.load_set()."""
-    return labelled_set(*load_folder(folder, config, files), config)
 
 
 def answers(address: str) -> bool:

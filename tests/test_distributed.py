@@ -27,7 +27,7 @@ from captcha_cnn.dataset import Dataset
 from captcha_cnn.distributed import PROBE_SECONDS, SILENCE_SECONDS, Workers, join
 from captcha_cnn.own_sets import NO_OWN_SETS
 from config import ConfigError
-from generate_captcha import Generate
+from generate_captcha import Generate, ReadData
 
 # Code for a fork to run before driver.py.
 BEFORE = """
@@ -493,7 +493,7 @@ def test_a_share_is_as_large_as_those_of_the_others_in_memory_and_on_disk(
     monkeypatch.setattr(decoded, "IN_MEMORY", 0 if large else 2**28)
     config = replace(drawn, decoded_folder=str(tmp_path))
     shares = [
-        together(task).load_sets(Generate(config), NO_OWN_SETS, config, (), None)[1][0] for task in (0, 2)
+        together(task).load_sets((Generate, ReadData), NO_OWN_SETS, config, (), None)[1][0] for task in (0, 2)
     ]
     for task, share in zip((0, 2), shares, strict=True):
         assert isinstance(share.images, np.ndarray) != large
@@ -503,7 +503,7 @@ def test_a_share_is_as_large_as_those_of_the_others_in_memory_and_on_disk(
 
 def test_task_0_alone_has_validation_and_test_set_and_drawn_images_are_others_for_each(drawn):
     config = replace(drawn, fresh=True)
-    found = [together(task).load_sets(Generate(config), NO_OWN_SETS, config, (), None) for task in (0, 1)]
+    found = [together(task).load_sets((Generate, ReadData), NO_OWN_SETS, config, (), None) for task in (0, 1)]
     for task, (same, (train, *rest), own, initial) in enumerate(found):
         assert (same, own.workers.task, initial) == (config, task, None)
         assert [each.size for each in rest] == (
@@ -525,7 +525,7 @@ def test_there_must_be_an_image_for_each_worker(drawn, tmp_path):
         shutil.copy(next(Path(drawn.train_folder).glob("*.png")), tmp_path / f"012_{number}.png")
     config = replace(drawn, train_folder=str(tmp_path))
     with pytest.raises(ConfigError, match="train_folder must have an image for each worker, but has 2"):
-        together(0).load_sets(Generate(config), NO_OWN_SETS, config, (), None)
+        together(0).load_sets((Generate, ReadData), NO_OWN_SETS, config, (), None)
 
 
 def test_a_run_of_another_number_of_workers_is_not_resumed(drawn):
