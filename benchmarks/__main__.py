@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks import colour, general, measure, other_systems, publish, runs, serving
+from benchmarks import colour, general, library_sizes, measure, other_systems, publish, runs, serving
 from benchmarks.common import CHARACTERS_36
 from captcha_cnn import VERSION
 from captcha_cnn.cli import OneLineErrorParser, run_main
@@ -34,6 +34,7 @@ from config import CaptchaError
 
 RECORD = Path(__file__).with_name("record.json")
 LONG = ("--epoch", "8", "--patience", "25000")  # about ten minutes
+LARGER = (*LONG, "--characters", CHARACTERS_36, "--width", "170", "--height", "80")
 SEEDS = 5  # runs of each training, where --seeds does not say
 PACKAGES = ("tensorflow", "numpy", "captcha", "pillow", "torch", "ddddocr", "captcha-whisperer")
 
@@ -61,6 +62,10 @@ BENCHMARKS = {
     **{str(count): accuracy_benchmark(count) for count in (50, 100, 250, 500, 1000, 2000, 5000, 10000)},
     "100000": accuracy_benchmark(100000, *LONG),
     "36": accuracy_benchmark(100000, *LONG, "--characters", CHARACTERS_36),
+    "170x80": Benchmark(
+        f"`python driver.py {' '.join(LARGER)}`, on 100,000 images drawn by `benchmarks.library_sizes`",
+        lambda options: runs.accuracy(100000, seeds(options), LARGER, options.jobs, library_sizes.draw_sets),
+    ),
     "time-to-accuracy": Benchmark(
         "training time to an accuracy", lambda options: measure.time_to_accuracy(seeds(options))
     ),

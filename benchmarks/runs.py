@@ -12,13 +12,14 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from benchmarks.common import load_package
-from config import CaptchaError
+from captcha_cnn.cli import parse
+from config import CaptchaError, Config
 
 ROOT = Path(__file__).parent.parent
 OTHER_IMAGES = ("500", "10000")  # validation and test images of every run
@@ -26,22 +27,32 @@ MAX_WRONG = 40  # captchas read wrong that the record keeps of each run
 SAMPLING_SECONDS = 0.05  # between two looks at the memory of a process
 
 
-def accuracy(count: int, seeds: Sequence[int], flags: Sequence[str] = (), jobs: int = 1) -> dict[str, Any]:
+DrawSets: TypeAlias = Callable[[str, Config], None]  # draws the sets of a Config into a folder
+
+
+def accuracy(
+    count: int,
+    seeds: Sequence[int],
+    flags: Sequence[str] = (),
+    jobs: int = 1,
+    draw: DrawSets = lambda folder, config: None,
+) -> dict[str, Any]:
     """Train with `python driver.py` on `count` images of each seed, and read 10,000 others.
 
     Args:
-        jobs: runs at the same time.
+        jobs: runs at the same time. draw: what draws the sets, where driver.py is not to.
     """
     with ThreadPoolExecutor(jobs) as pool:  # a thread waits for the process of its run
-        runs = list(pool.map(lambda seed: train_and_read(count, seed, flags), seeds))
+        runs = list(pool.map(lambda seed: train_and_read(count, seed, flags, draw), seeds))
     return {"training images": count, "jobs": min(jobs, len(runs)), "runs": runs}
 
 
-def train_and_read(count: int, seed: int, flags: Sequence[str]) -> dict[str, Any]:
+def train_and_read(count: int, seed: int, flags: Sequence[str], draw: DrawSets) -> dict[str, Any]:
     """One run of driver.py in an empty folder, and predict.py on its test set."""
     numbers = ["--generate-num", str(count), *OTHER_IMAGES, "--seed", str(seed)]
     with tempfile.TemporaryDirectory() as folder:
         begin = time.monotonic()
+        draw(folder, parse([*numbers, *flags], "driver.py"))
         printed, peak = run_script(folder, "driver.py", *numbers, *flags)
         seconds = time.monotonic() - begin
         answers, _ = run_script(folder, "predict.py", "test")

@@ -22,6 +22,7 @@ from captcha_cnn.parallel import parallel_map
 from config import CaptchaError, Config, ConfigError, escape_unprintable
 
 BILINEAR = Image.Resampling.BILINEAR
+FONTS_HEIGHT = 60  # px of an image for which the library's font sizes are made; they grow with the height
 
 core: Any = Image.core  # type: ignore[attr-defined]  # Pillow's inner functions: see _is_exact()
 library: Any = captcha.image  # takes its random numbers from library.secrets
@@ -55,7 +56,7 @@ def draw_pixels(config: Config, set_name: str, index: int) -> tuple[str, np.ndar
     which process draws it, and no two sets share random numbers.
     """
     label, stream = random_label(config, set_name, index)
-    return label, _generate(_image_captcha(config.width, config.height), label, stream)
+    return label, _generate(image_captcha(config.width, config.height), label, stream)
 
 
 def _generate(image_captcha: PixelCaptcha, label: str, stream: SeededSecrets) -> np.ndarray:
@@ -225,9 +226,9 @@ def smooth(image: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _image_captcha(width: int, height: int) -> PixelCaptcha:
-    # The library's font sizes of 42, 50 and 56 px are made for 60 px of height: keep the proportion.
-    sizes = tuple(max(1, round(size * height / 60)) for size in (42, 50, 56))
+def image_captcha(width: int, height: int) -> PixelCaptcha:
+    """What draws captchas of that size."""
+    sizes = tuple(max(1, round(size * height / FONTS_HEIGHT)) for size in (42, 50, 56))
     fast, slow = (kind(width, height, font_sizes=sizes) for kind in (FastImageCaptcha, PixelCaptcha))
     return fast if _is_exact(fast, slow) else slow
 
@@ -243,7 +244,7 @@ def _is_exact(fast: PixelCaptcha, slow: PixelCaptcha) -> bool:
 
 def check_drawable(config: Config) -> None:
     """Raise a ConfigError for a character that the library's font does not have."""
-    font = _image_captcha(config.width, config.height).truefonts[-1]
+    font = image_captcha(config.width, config.height).truefonts[-1]
     missing_glyph = bytes(font.getmask("\uffff"))  # no font has this character
     for character in config.alphabet:
         if bytes(font.getmask(character)) == missing_glyph:

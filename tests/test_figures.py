@@ -158,7 +158,7 @@ def test_a_row_is_the_real_command(monkeypatch):
 def test_jobs_are_runs_at_the_same_time(monkeypatch):
     together = threading.Barrier(2, timeout=60)  # each run waits for another one
 
-    def train_and_read(count, seed, flags):
+    def train_and_read(count, seed, flags, draw):
         together.wait()
         return {"seed": seed}
 
@@ -173,7 +173,7 @@ def test_jobs_are_runs_at_the_same_time(monkeypatch):
 def test_without_jobs_runs_go_one_after_the_other(monkeypatch):
     running, largest = [], []
 
-    def train_and_read(count, seed, flags):
+    def train_and_read(count, seed, flags, draw):
         running.append(seed)
         largest.append(len(running))
         threading.Event().wait(0.01)

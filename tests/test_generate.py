@@ -95,16 +95,16 @@ class ChangedFunctions:
 def test_with_another_version_of_pillow_the_library_itself_draws(core, monkeypatch):
     expected = draw_captcha(TINY, "train", 0)[1].tobytes()
     monkeypatch.setattr(drawing, "core", core)
-    drawing._image_captcha.cache_clear()
+    drawing.image_captcha.cache_clear()
     try:
         assert draw_captcha(TINY, "train", 0)[1].tobytes() == expected
-        assert type(drawing._image_captcha(TINY.width, TINY.height)) is drawing.PixelCaptcha
+        assert type(drawing.image_captcha(TINY.width, TINY.height)) is drawing.PixelCaptcha
     finally:
-        drawing._image_captcha.cache_clear()
+        drawing.image_captcha.cache_clear()
 
 
 def test_this_version_of_pillow_draws_fast():
-    assert isinstance(drawing._image_captcha(160, 60), drawing.FastImageCaptcha)
+    assert isinstance(drawing.image_captcha(160, 60), drawing.FastImageCaptcha)
 
 
 @pytest.mark.parametrize("shape", [(3, 3, 3), (4, 3, 3), (23, 37, 3)])
@@ -163,7 +163,7 @@ def test_the_library_has_its_own_random_numbers_back_after_drawing():
 
 
 def test_font_sizes_are_the_librarys_own_at_its_own_size():
-    assert drawing._image_captcha(160, 60)._font_sizes == (42, 50, 56)
+    assert drawing.image_captcha(160, 60)._font_sizes == (42, 50, 56)
 
 
 def test_sets_seeds_and_indices_share_no_random_stream():
