@@ -90,7 +90,7 @@ class Config:
     generate_num: tuple[int, int, int] = setting(
         (5000, 500, 500), "images to draw for training, validation and test", (1, 10**8)
     )
-    fresh: bool = setting(False, "draw new training images for each step, in other processes, and keep none")
+    fresh: bool = setting(False, "draw new training images for each step, unaugmented, in other processes")
     network: str = setting("ctc", "ctc: three convolutions and CTC; classic: the published network")
     channels: int = setting(16, "feature maps of the first convolution of network ctc", (1, 512))
     dense: int = setting(0, "units of a dense layer after them; 0: no such layer", (0, 1024))

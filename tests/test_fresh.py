@@ -28,12 +28,13 @@ from training_fakes import (
 import driver
 from captcha_cnn import batches, fresh, parallel
 from captcha_cnn.checkpoint import TrainState, load_latest, settings_to_resume
+from captcha_cnn.cli import parse
 from captcha_cnn.dataset import dataset_hash, no_images
 from captcha_cnn.drawing import draw_captcha
 from captcha_cnn.fresh import FreshCaptchas, StepTimes, waiting_line
 from captcha_cnn.images import image_for
 from captcha_cnn.tf_runtime import GracefulStop, TrainingInterrupted
-from config import CaptchaError, ConfigError
+from config import CaptchaError, Config, ConfigError
 from generate_captcha import ReadData
 
 FRESH = replace(TINY, fresh=True, generate_num=(15, 4, 5), Epoch=3)  # an epoch is batches of 7 and 8
@@ -303,6 +304,15 @@ def test_settings_that_make_no_sense_with_it_are_refused(arguments, sentence, tm
     Path("own").mkdir()
     with pytest.raises(ConfigError, match=sentence):
         driver.main(["--fresh", *arguments])
+
+
+def test_new_images_are_not_augmented_unless_a_flag_says_so():
+    with_flag = parse(["--fresh"], "")
+    assert with_flag == Config(fresh=True, shift=0.0, scale=0.0, shear=0.0, squeeze=0.0, noise=0.0)
+    assert not with_flag.augmented
+    assert parse(["--fresh", "--scale", "0.1"], "") == replace(with_flag, scale=0.1)
+    for arguments in ([], ["--no-fresh"]):
+        assert parse(arguments, "") == Config()
 
 
 def test_own_images_neither_validate_nor_test_fresh_captchas(tmp_path, monkeypatch):
