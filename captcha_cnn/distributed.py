@@ -216,19 +216,21 @@ class Workers:
         generate, read_data = classes
         if self.task:
             self.gather(None)  # task 0 draws first: the folders may be the same
-        if not (self.task and config.fresh):
-            generate(config).gen_captcha(keep=True)
+        files = {} if self.task and config.fresh else generate(config).gen_captcha(keep=True)
         if not self.task:
             self.gather(None)
         log(f"{self.count} machines train together; the training images below are those of one")
-        train = FreshCaptchas(self.share(config)) if config.fresh else self._load_share(config, read_data)
-        load = read_data(config).load_set
-        rest = [no_images(config) if self.task else load(folder) for _, folder, _ in config.sets[-2:]]
+        if config.fresh:
+            train: Dataset = FreshCaptchas(self.share(config))
+        else:
+            names = files.get(config.train_folder) or list_image_files(config.train_folder)
+            train = self._load_share(config, names, read_data)
+        load, folders = read_data(config).load_set, [folder for _, folder, _ in config.sets[-2:]]
+        rest = [no_images(config) if self.task else load(each, files.get(each)) for each in folders]
         initial = None if saved else find_initial_weights(config, saved)
         return config, [train, *rest], own._replace(workers=self), initial
 
-    def _load_share(self, config: Config, read_data: Any) -> Dataset:
-        names = list_image_files(config.train_folder)
+    def _load_share(self, config: Config, names: Sequence[str], read_data: Any) -> Dataset:
         digest = sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()
         self.require_same({"the training set": f"{len(names)} files, SHA-256 of their names {digest[:12]}"})
         if len(names) < self.count:

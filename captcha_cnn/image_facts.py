@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from captcha_cnn.decoded import Listing, archive_path, is_large
+from captcha_cnn.decoded import SERIAL_LIMIT, Listing, archive_path, is_large
 from captcha_cnn.images import ImageError, decode_image, to_rgb
 from captcha_cnn.labels import BadFile
 from captcha_cnn.parallel import parallel_map
@@ -23,7 +23,6 @@ from config import Config, escape_unprintable
 
 FORMAT = 1
 ONE_COLOUR = 16  # largest difference of pixels that are taken as of one colour, of 255
-SERIAL_LIMIT = 1000  # images that one process decodes before others have started to help
 
 
 class ImageFacts(NamedTuple):

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from captcha_cnn.dataset import check_label, report_left_out
-from captcha_cnn.image_facts import SERIAL_LIMIT, look_through
+from captcha_cnn.decoded import SERIAL_LIMIT
+from captcha_cnn.image_facts import look_through
 from captcha_cnn.images import ImageError
 from captcha_cnn.labels import BadFile, labelled_files, list_files, mixes_directions, normalize_label
 from config import CaptchaError, Config, ConfigError, escape_unprintable

@@ -18,9 +18,8 @@ import numpy as np
 
 from captcha_cnn.checkpoint import SPLIT, TrainState
 from captcha_cnn.dataset import Dataset, labelled_set, no_images
-from captcha_cnn.decoded import Images, decoded_images, is_large
+from captcha_cnn.decoded import SERIAL_LIMIT, Images, decoded_images, is_large
 from captcha_cnn.distributed import ALONE, Workers
-from captcha_cnn.image_facts import SERIAL_LIMIT
 from captcha_cnn.images import ImageError, image_for
 from captcha_cnn.labels import FILE_NAMES, labelled_files, normalize_label
 from captcha_cnn.own_images import OwnImage, OwnImages, describe, is_inside
