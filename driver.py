@@ -187,7 +187,7 @@ class Trainer:
             self.save(again=False)
             self.stop.check()  # a signal to all processes ends those that draw, too
             raise
-        self.validator.warn_in_the_end()
+        self.validator.conclude()
         state.trained = state.best is not None
         self.save()
 

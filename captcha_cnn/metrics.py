@@ -65,8 +65,8 @@ class Metrics(NamedTuple):
             "accuracy/captchas": self.captcha_accuracy,
         }
 
-    def improves_on(self, best: Metrics | None) -> bool:
-        """Whether the odds of the labels, against all other texts, are MIN_ODDS_RATIO times as good.
+    def improves_on(self, best: Metrics | None, ratio: float = MIN_ODDS_RATIO) -> bool:
+        """Whether the odds of the labels, against all other texts, are `ratio` times as good.
 
         The number of captchas read right cannot tell apart two networks that read nearly all, and the
         loss depends most on the one captcha that nobody can read. The mean probability has neither
@@ -75,7 +75,7 @@ class Metrics(NamedTuple):
         if best is None:
             return not math.isnan(self.likelihood)
         new, old = self.likelihood, best.likelihood
-        return new > old and new * (1.0 - old) >= MIN_ODDS_RATIO * old * (1.0 - new)  # NaN never is
+        return new > old and new * (1.0 - old) >= ratio * old * (1.0 - new)  # NaN never is
 
 
 class Mistake(NamedTuple):

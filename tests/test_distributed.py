@@ -37,7 +37,7 @@ from captcha_cnn import distributed, tf_runtime, validation
 tf = tf_runtime.load_tensorflow()
 tf_runtime.bfloat16_support = lambda: False  # it rounds 1e-7 up to 1e-2
 Workers, Validator, sessions = distributed.Workers, validation.Validator, []
-align, load_sets, end = Workers.align, Workers.load_sets, Validator.warn_in_the_end
+align, load_sets, end = Workers.align, Workers.load_sets, Validator.conclude
 
 def keep(name, session):
     np.savez(name, **session.run({v.op.name: v for v in tf.global_variables()}))
@@ -57,7 +57,7 @@ def end_and_keep(self):
     keep("variables.npz", sessions[0])
     end(self)
 
-Workers.align, Workers.load_sets, Validator.warn_in_the_end = align_and_keep, load_and_keep, end_and_keep
+Workers.align, Workers.load_sets, Validator.conclude = align_and_keep, load_and_keep, end_and_keep
 """
 
 

@@ -101,13 +101,41 @@ def test_augmented_copies_choose_the_best_weights_and_are_not_printed(capsys):
             result = super().run(fetches, feed)
             if len(feed.get("x", ())) == 6:  # three validation images and their copies
                 result[0][:3] = 0.25  # the images themselves are read alike at each step
-                result[1][:3] = 0.5
+                result[1][:3] = 0.9
             return result
 
     session = Session(validation=lambda step: 2.0 ** -min(step, 10))
     trainer = fake_trainer(session, Epoch=99, patience=15, print_per_batch=5)
     assert (trainer.state.step, trainer.state.best_step, trainer.checkpoint.kept) == (25, 10, [0, 5, 10])
     assert set(re.findall(r"val_loss: +([\d.]+)", capsys.readouterr().out)) == {"0.25"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept", "end"),
+    [
+        ({}, [0, 5, 15, 25, 30], 30),  # the odds grow by 1.15 at each validation
+        ({"start_from": "none", "images": "mine"}, [0, 5, 10, 15, 20, 25, 30], 30),
+    ],
+)
+def test_drawn_captchas_must_become_better_by_more_but_the_best_weights_are_kept(settings, kept, end, capsys):
+    def loss(step):
+        odds = 1.15 ** (step / 5) * (1 if step else 0.1)
+        return -math.log(odds / (1 + odds)) / 3
+
+    trainer = fake_trainer(FakeSession(validation=loss), Epoch=15, print_per_batch=5, **settings)
+    assert (trainer.state.step, trainer.state.best_step, trainer.checkpoint.kept) == (end, end, kept)
+    said = "The last weights read the validation images a little better, and are kept"
+    assert capsys.readouterr().out.count(said) == (not settings)
+
+
+def test_slowly_rising_odds_of_drawn_captchas_do_not_put_off_early_stopping(capsys):
+    def loss(step):
+        return 1 / (step + 1) if step <= 10 else 1 / 11 - step / 10000
+
+    trainer = fake_trainer(FakeSession(validation=loss), Epoch=99, patience=15, print_per_batch=5)
+    assert (trainer.state.step, trainer.checkpoint.kept) == (25, [0, 5, 10, 25])
+    assert trainer.state.best_step == 25
+    assert "No improvement for over 15 steps, auto-stopping...." in capsys.readouterr().out
 
 
 def test_training_stops_after_the_last_epoch_and_validates_the_last_weights(capsys):
