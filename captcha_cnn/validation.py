@@ -14,8 +14,8 @@ from captcha_cnn.metrics import MIN_ODDS_RATIO, EvalResult, Metrics
 from captcha_cnn.summaries import SummaryWriter, summary_images
 from config import Config
 
-# The same for drawn captchas, of which nearly all are soon read: with 1.1, training goes on for a third
-# more steps, and no fewer captchas are read wrong (docs/how-it-works.md, section 9).
+# Instead of MIN_ODDS_RATIO for drawn captchas, of which nearly all are soon read: measured in section 9 of
+# docs/how-it-works.md.
 DRAWN_ODDS_RATIO = 1.2
 
 
@@ -35,7 +35,8 @@ class Validator:
     def __post_init__(self) -> None:
         config = self.config
         self.with_copies = self.data if config.fixed_length else add_augmented_copies(self.data, config)
-        self.is_drawn = config.network == "ctc" and not (config.own_images or config.fresh)
+        drawn_once = config.network == "ctc" and not (config.own_images or config.fresh)
+        self.odds_ratio = DRAWN_ODDS_RATIO if drawn_once else MIN_ODDS_RATIO
         self.last: Metrics | None = None  # result of the last validation
 
     def validate_if_due(self, epoch: int, batch: Dataset) -> None:
@@ -72,8 +73,7 @@ class Validator:
             result = results[0] if results else of_batch
             selection = Metrics.from_result(result)
             result = EvalResult(*(each[: count or len(batch.images)] for each in result))
-            ratio = DRAWN_ODDS_RATIO if self.is_drawn else MIN_ODDS_RATIO
-            improved = selection.improves_on(None if fixed else state.best, ratio)
+            improved = selection.improves_on(None if fixed else state.best, self.odds_ratio)
             self.last = selection
             if improved:
                 state.best, state.best_step = selection, state.step
@@ -90,12 +90,12 @@ class Validator:
     def conclude(self) -> None:
         """At the end, keep the last weights where they are the best, and warn where nothing was learned.
 
-        An improvement must be a clear one: the last weights may be better by less.
+        With DRAWN_ODDS_RATIO, many steps can go by in which weights are better by less than that.
         """
         state = self.state
-        validated = self.last if self.is_drawn and state.last_eval_step == state.step else None
-        if validated and state.best and validated.improves_on(state.best, 1.0):
-            state.best, state.best_step = validated, state.step
+        of_last_weights = self.odds_ratio > MIN_ODDS_RATIO and state.last_eval_step == state.step
+        if of_last_weights and self.last and state.best and self.last.improves_on(state.best, 1.0):
+            state.best, state.best_step = self.last, state.step
             self.keep_best()
             progress.log("The last weights read the validation images a little better, and are kept")
         if state.best and progress.at_chance_level(state.best, self.config) and not state.warned:
