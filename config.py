@@ -98,7 +98,7 @@ class Config:
     alpha: float = setting(4e-3, "learning rate", "(0, 1]")
     Epoch: int = setting(10000, "largest number of passes over the training images", (1, 10**9))
     batch_size: int = setting(32, "training images in a step", (1, 10**6))
-    keep_prob: float = setting(0.9, "share that dropout keeps, after each convolution", "(0, 1]")
+    keep_prob: float = setting(0.9, "share that dropout keeps; of drawn captchas, from epoch 100", "(0, 1]")
     # The augmentation starts at half of these three values and reaches them in the hundredth epoch.
     shift: float = setting(0.06, "augmentation: largest shift, as a share of width and height", "[0, 1)")
     scale: float = setting(0.15, "augmentation: largest change of size, as a share", "[0, 1)")

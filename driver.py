@@ -207,7 +207,7 @@ class Trainer:
                 self.workers.align(self.session)
                 self.save(again=False)
             self.stop.check()
-            if not math.isfinite(self.train_step(x, y)):
+            if not math.isfinite(self.train_step(x, y, batches.keep_prob(config, epoch))):
                 progress.log(progress.not_finite_line(state))
                 return True
         data = train if train.size else self_training.own_labelled(state, self.own.unlabelled, config)
@@ -217,9 +217,9 @@ class Trainer:
             self.validator.validate(Dataset(x, y))
         return True
 
-    def train_step(self, x: np.ndarray, y: np.ndarray) -> float:
+    def train_step(self, x: np.ndarray, y: np.ndarray, keep_prob: float) -> float:
         """One step on a batch; its loss."""
-        feed = feed_data(self.model, x, y, self.config.keep_prob)
+        feed = feed_data(self.model, x, y, keep_prob)
         _, loss = self.session.run([self.model.train_op, self.model.training_loss], feed)
         self.state.step += 1
         self.clock.count_step(len(x) * self.workers.count)

@@ -8,14 +8,15 @@ or PyTorch.
 from __future__ import annotations
 
 import importlib
-import itertools
 import statistics
 import string
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from captcha_cnn.batches import Batch, batches_from
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.parallel import prefetch
 from captcha_cnn.progress import Stopwatch
@@ -35,13 +36,12 @@ class Point(NamedTuple):
     captcha_accuracy: float  # share of captchas with all characters right
 
 
-def endless_batches(data: Dataset, config: Config) -> Generator[tuple[np.ndarray, np.ndarray], None, None]:
+def endless_batches(data: Dataset, config: Config) -> Generator[Batch, None, None]:
     """The batches of one epoch after the other, augmented; the next is made while one is used.
 
-    Each is x, uint8 [B, H, W], and y, float32 [B, L * K]. All designs get them in this way.
+    Each is the epoch, x, uint8 [B, H, W], and y, float32 [B, L * K]. All designs get them in this way.
     """
-    epochs = (next_batch(data, config, epoch) for epoch in itertools.count())
-    return prefetch(itertools.chain.from_iterable(epochs))
+    return prefetch(batches_from(0, data, replace(config, Epoch=10**9), next_batch))
 
 
 def timed_curve(

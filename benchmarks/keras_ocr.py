@@ -97,7 +97,7 @@ def curve(train: Dataset, test: Dataset, config: Config, at: Sequence[float]) ->
     batches = endless_batches(train, replace(config, batch_size=BATCH_SIZE, **unchanged))
 
     def step() -> None:
-        x, y = next(batches)
+        _, x, y = next(batches)
         model.train_on_batch(prepare(x), label_classes(y, config) + 1)
 
     def score_now() -> tuple[float, float]:

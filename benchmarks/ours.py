@@ -9,6 +9,7 @@ from typing import Any
 
 import driver
 from benchmarks.common import WARM_UP, Point, endless_batches, timed_curve
+from captcha_cnn.batches import keep_prob
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.metrics import Metrics
 from captcha_cnn.tf_runtime import bfloat16_support, load_tensorflow, session_config
@@ -29,8 +30,8 @@ def training(train: Dataset, config: Config) -> Iterator[tuple[Any, Any, Any]]:
             batches = endless_batches(train, config)
 
             def step() -> None:
-                x, y = next(batches)
-                session.run(model.train_op, driver.feed_data(model, x, y, config.keep_prob))
+                epoch, x, y = next(batches)
+                session.run(model.train_op, driver.feed_data(model, x, y, keep_prob(config, epoch)))
 
             with contextlib.closing(batches):
                 yield session, model, step

@@ -3,9 +3,9 @@
 Source: cnn_model.py, captcha_cnn/muon.py and driver.py; compare them line by line. The port has the
 same layers in the same order, as many weights, the same loss, optimisers, learning rate, batches,
 dropout, augmentation and averaged weights; it decodes for exactly L characters, too. What is its own:
-channels_last, bfloat16 by autocast where the CPU multiplies that, fused Adam, and padding that is the
-same on both sides, where TensorFlow's SAME puts an odd rest at the far side. Muon is written out, as
-in ours: torch.optim.Muon takes no kernels of convolutions.
+channels_last, bfloat16 by autocast where the CPU multiplies that, fused Adam, dropout that stays what it
+is in the first epoch, and padding that is the same on both sides, where TensorFlow's SAME puts an odd
+rest at the far side. Muon is written out, as in ours: torch.optim.Muon takes no kernels of convolutions.
 
 PyTorch and TensorFlow in one process fight over the cores: nothing here imports TensorFlow. That is
 why the constants below are repeated; a test compares them with ours.
@@ -31,6 +31,7 @@ from benchmarks.common import (
     score,
     timed_curve,
 )
+from captcha_cnn.batches import keep_prob
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.parallel import available_cores
 from captcha_cnn.tf_runtime import batch_slices, bfloat16_support
@@ -171,6 +172,7 @@ class Training:
         torch.set_num_threads(available_cores())
         torch.manual_seed(config.seed)
         self.config, self.bfloat16, self.steps = config, bool(bfloat16_support()), 0
+        self.keep_prob = keep_prob(config, 0)  # torch.compile would compile anew for each value
         self.network = build(config)
         self.averaged = copy.deepcopy(self.network).eval()
         self.log_probs_of, self.newton_schulz = log_probs_of, newton_schulz
@@ -190,10 +192,9 @@ class Training:
     def step(self) -> None:
         """Train on the next batch."""
         torch = load_torch()
-        x, y = next(self.batches)
+        _, x, y = next(self.batches)
         labels = torch.from_numpy(label_classes(y, self.config))
-        keep_prob = self.config.keep_prob
-        log_probs = self.log_probs_of(self.network, torch.from_numpy(x), keep_prob, self.bfloat16)
+        log_probs = self.log_probs_of(self.network, torch.from_numpy(x), self.keep_prob, self.bfloat16)
         time_steps, images, classes = log_probs.shape
         lengths = [time_steps] * images, [self.config.max_length] * images
         loss = torch.nn.functional.ctc_loss(log_probs, labels, *lengths, classes - 1)

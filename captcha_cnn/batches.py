@@ -45,6 +45,22 @@ def shuffled_batches(count: int, config: Config, epoch: int) -> list[np.ndarray]
     return np.split(order, batch_starts(count, config.batch_size)[1:])
 
 
+def drawn_once(config: Config) -> bool:
+    """Whether network ctc trains on a fixed set of drawn captchas, on which some choices were measured."""
+    return config.network == "ctc" and not (config.own_images or config.fresh)
+
+
+def keep_prob(config: Config, epoch: int) -> float:
+    """The share that dropout keeps in that epoch.
+
+    In a fixed set of drawn captchas, all in the first epoch and `config.keep_prob` from the hundredth on:
+    images that were seen a few times cannot be known by heart, and dropout would make learning slower.
+    """
+    if not drawn_once(config):
+        return config.keep_prob
+    return 1.0 - (1.0 - config.keep_prob) * min(epoch / FULL_STRENGTH_EPOCHS, 1.0)
+
+
 def batches_from(step: int, data: Dataset, config: Config, next_batch: NextBatch) -> Iterator[Batch]:
     """The batches of each step from that one on, to the end of the last epoch.
 

@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 from config import CLASSIC, CaptchaError, Config, escape_unprintable
 
-# Augmentation makes up for images that are seen again and again. Where each image is new, it only hides how
-# wide characters are, which tells O from 0.
-WITH_FRESH = dict.fromkeys(("shift", "scale", "shear", "squeeze", "noise"), 0.0)
+# Augmentation and dropout make up for images that are seen again and again. Where each image is new, they
+# only hide how wide characters are, which tells O from 0.
+WITH_FRESH = dict.fromkeys(("shift", "scale", "shear", "squeeze", "noise"), 0.0) | {"keep_prob": 1.0}
 
 
 class OneLineErrorParser(argparse.ArgumentParser):

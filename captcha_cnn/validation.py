@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from captcha_cnn import plateau, progress
-from captcha_cnn.batches import add_augmented_copies
+from captcha_cnn.batches import add_augmented_copies, drawn_once
 from captcha_cnn.checkpoint import TrainState
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.distributed import Workers
@@ -35,8 +35,7 @@ class Validator:
     def __post_init__(self) -> None:
         config = self.config
         self.with_copies = self.data if config.fixed_length else add_augmented_copies(self.data, config)
-        drawn_once = config.network == "ctc" and not (config.own_images or config.fresh)
-        self.odds_ratio = DRAWN_ODDS_RATIO if drawn_once else MIN_ODDS_RATIO
+        self.odds_ratio = DRAWN_ODDS_RATIO if drawn_once(config) else MIN_ODDS_RATIO
         self.last: Metrics | None = None  # result of the last validation
 
     def validate_if_due(self, epoch: int, batch: Dataset) -> None:

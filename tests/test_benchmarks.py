@@ -123,8 +123,12 @@ def test_batches_are_epochs():
     images = np.zeros((10, 23, 37), np.uint8) + np.arange(10, dtype=np.uint8)[:, None, None]
     data = Dataset(images, np.zeros((10, 15), np.float32))
     batches = common.endless_batches(data, replace(TINY, batch_size=4, **UNCHANGED))
-    first, second = ([next(batches)[0][:, 0, 0] for _ in range(3)] for _ in range(2))
+    (epochs, first), (others, second) = (
+        zip(*[(epoch, x[:, 0, 0]) for epoch, x, _ in itertools.islice(batches, 3)], strict=True)
+        for _ in range(2)
+    )
     batches.close()
+    assert (epochs, others) == ((0, 0, 0), (1, 1, 1))
     for epoch in (first, second):
         assert [len(batch) for batch in epoch] == [4, 4, 2]
         assert sorted(np.concatenate(epoch)) == list(range(10))

@@ -19,7 +19,7 @@ from PIL import Image
 from training_fakes import EVALUATION, MODEL, FakeSession, fake_trainer, load_sets, numbered_images
 
 import driver
-from captcha_cnn import checkpoint, summaries, tf_runtime
+from captcha_cnn import batches, checkpoint, summaries, tf_runtime
 from captcha_cnn.checkpoint import load_latest
 from captcha_cnn.metrics import EvalResult, Metrics
 from config import CLASSIC, CaptchaError, Config
@@ -152,6 +152,19 @@ def test_lines_and_points_have_their_own_rhythm(capsys):
     trainer = fake_trainer(FakeSession(), Epoch=6, print_per_batch=5, save_per_batch=3)
     assert [step for step, _, _ in trainer.writer.points] == [0, 3, 6, 9, 12]
     assert re.findall(r"^Step +(\d+)", capsys.readouterr().out, re.M) == ["0", "5", "10", "12"]
+
+
+def test_dropout_grows_with_the_epochs_of_drawn_captchas():
+    session = FakeSession()
+    fake_trainer(session, sets=(6, 3), batch_size=6, Epoch=102, keep_prob=0.6)
+    assert session.kept == pytest.approx([1 - 0.004 * epoch for epoch in range(100)] + [0.6, 0.6])
+
+
+def test_dropout_stays_the_same_on_other_images():
+    for others in ({"images": "own"}, {"fresh": True}, {"network": "classic"}):
+        config = Config(keep_prob=0.6, **others)
+        assert [batches.keep_prob(config, epoch) for epoch in (0, 50, 100, 400)] == [0.6] * 4
+    assert [batches.keep_prob(Config(keep_prob=1.0), epoch) for epoch in (0, 50, 400)] == [1.0] * 3
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_best_weights_kept(capsys):

@@ -306,11 +306,13 @@ def test_settings_that_make_no_sense_with_it_are_refused(arguments, sentence, tm
         driver.main(["--fresh", *arguments])
 
 
-def test_new_images_are_not_augmented_unless_a_flag_says_so():
+def test_new_images_have_neither_augmentation_nor_dropout_unless_a_flag_says_so():
     with_flag = parse(["--fresh"], "")
-    assert with_flag == Config(fresh=True, shift=0.0, scale=0.0, shear=0.0, squeeze=0.0, noise=0.0)
+    off = dict.fromkeys(("shift", "scale", "shear", "squeeze", "noise"), 0.0)
+    assert with_flag == Config(fresh=True, keep_prob=1.0, **off)
     assert not with_flag.augmented
-    assert parse(["--fresh", "--scale", "0.1"], "") == replace(with_flag, scale=0.1)
+    given = parse(["--fresh", "--scale", "0.1", "--keep-prob", "0.8"], "")
+    assert given == replace(with_flag, scale=0.1, keep_prob=0.8)
     for arguments in ([], ["--no-fresh"]):
         assert parse(arguments, "") == Config()
 

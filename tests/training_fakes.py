@@ -64,10 +64,12 @@ class FakeSession:
 
     def __init__(self, training=lambda step: 1.0, validation=lambda step: 1.0, right=lambda step: 0):
         self.training, self.validation, self.right, self.step = training, validation, right, 0
+        self.kept = []  # what dropout keeps, at each step
 
     def run(self, fetches, feed):
         if fetches == TRAINING:
             self.step += 1
+            self.kept.append(feed["keep_prob"])
             return None, self.training(self.step - 1)
         assert fetches == EVALUATION
         assert feed["keep_prob"] == 1.0
