@@ -23,6 +23,7 @@ from typing import Any
 DOWNSAMPLING = (16, 8)  # rows and columns of an image for one of the last feature map
 SEPARATORS = r'_./\:*?"<>|('  # they end a label, or cannot stand in a file name everywhere
 NETWORKS = ("ctc", "classic")
+ANY_VALUE = ("images", "labels", "unlabelled", "start_from", "ignore_case", "colour", "fresh", "frequent")
 
 
 class CaptchaError(Exception):
@@ -91,6 +92,7 @@ class Config:
         (5000, 500, 500), "images to draw for training, validation and test", (1, 10**8)
     )
     fresh: bool = setting(False, "draw new training images for each step, unaugmented, in other processes")
+    frequent: str = setting("", "characters that --fresh draws more often, such as those that look alike")
     network: str = setting("ctc", "ctc: three convolutions and CTC; classic: the published network")
     channels: int = setting(16, "feature maps of the first convolution of network ctc", (1, 512))
     dense: int = setting(0, "units of a dense layer after them; 0: no such layer", (0, 1024))
@@ -120,7 +122,7 @@ class Config:
     def __post_init__(self) -> None:
         for f in fields(self):
             value, allowed = getattr(self, f.name), f.metadata["allowed"]
-            if f.name in ("images", "labels", "unlabelled", "start_from", "ignore_case", "colour", "fresh"):
+            if f.name in ANY_VALUE:
                 self._check_type(f.name, value, type(f.default))
             if isinstance(allowed, str):
                 self._check_number(f.name, value, allowed)
@@ -134,8 +136,6 @@ class Config:
         if self.skip_top + self.skip_bottom >= 1:
             found = f"{self.skip_top:g} and {self.skip_bottom:g}"
             raise ConfigError(f"skip_top and skip_bottom must be less than 1 in all, not {found}")
-
-    # ------------------------------------------------------------------ derived sizes
 
     @property
     def alphabet(self) -> str:
@@ -194,8 +194,6 @@ class Config:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return values | {"generate_num": list(self.generate_num)}
 
-    # ------------------------------------------------------------------ checks
-
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)  # a frozen dataclass has no other way
 
@@ -246,6 +244,8 @@ class Config:
         if twice or len(alphabet) < 2:
             found = f"{twice[0]!r} twice" if twice else repr("".join(alphabet))
             raise ConfigError(f"characters must be at least two different characters, not {found}")
+        if unknown := sorted(set(self.frequent) - set(alphabet)):
+            raise ConfigError(f"frequent must be characters of the alphabet, not {unknown[0]!r}")
         self._set("characters", "".join(alphabet))
 
     def _check_folders(self) -> None:

@@ -22,6 +22,7 @@ from captcha_cnn.parallel import parallel_map
 from config import CaptchaError, Config, ConfigError, escape_unprintable
 
 BILINEAR = Image.Resampling.BILINEAR
+FREQUENT = 5  # one in so many characters of a fresh captcha is drawn from Config.frequent alone
 FONTS_HEIGHT = 60  # px of an image for which the library's font sizes are made; they grow with the height
 
 core: Any = Image.core  # type: ignore[attr-defined]  # Pillow's inner functions: see _is_exact()
@@ -49,13 +50,16 @@ def draw_captcha(config: Config, set_name: str, index: int) -> tuple[str, Image.
     return label, Image.fromarray(pixels)
 
 
-def draw_pixels(config: Config, set_name: str, index: int) -> tuple[str, np.ndarray]:
+def draw_pixels(config: Config, set_name: str, index: int, frequent: str = "") -> tuple[str, np.ndarray]:
     """Label and pixels of image number `index` of a set, uint8 [H, W, 3]; the same for the same seed.
 
     Each image has a random stream of its own, seeded with (seed, set, index): it does not matter
     which process draws it, and no two sets share random numbers.
+
+    Args:
+        frequent: characters that are drawn more often: one place in FREQUENT has one of them.
     """
-    label, stream = random_label(config, set_name, index)
+    label, stream = random_label(config, set_name, index, frequent)
     return label, _generate(image_captcha(config.width, config.height), label, stream)
 
 
@@ -67,13 +71,17 @@ def _generate(image_captcha: PixelCaptcha, label: str, stream: SeededSecrets) ->
         library.secrets = secrets
 
 
-def random_label(config: Config, set_name: str, index: int) -> tuple[str, SeededSecrets]:
+def random_label(config: Config, set_name: str, index: int, frequent: str = "") -> tuple[str, SeededSecrets]:
     """The label of that image, and the random stream that goes on with its pixels."""
     stream = SeededSecrets(f"{config.seed}/{set_name}/{index}")
     length, more = config.min_length, config.max_length - config.min_length
     if more:
         length += stream.randbelow(more + 1)
-    return "".join(stream.choice(config.alphabet) for _ in range(length)), stream
+
+    def character() -> str:
+        return stream.choice(frequent if frequent and not stream.randbelow(FREQUENT) else config.alphabet)
+
+    return "".join(character() for _ in range(length)), stream
 
 
 class PixelCaptcha(captcha.image.ImageCaptcha):

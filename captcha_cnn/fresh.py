@@ -49,7 +49,8 @@ def draw_batch(config: Config, step: int) -> Drawn:
     starts = batch_starts(count, config.batch_size)
     epoch, batch = divmod(step, len(starts))
     numbers = range([*starts[batch : batch + 2], count][1] - starts[batch])
-    texts, pixels = zip(*[draw_pixels(config, f"fresh/{step}", number) for number in numbers], strict=True)
+    drawn = [draw_pixels(config, f"fresh/{step}", number, config.frequent) for number in numbers]
+    texts, pixels = zip(*drawn, strict=True)
     images = np.concatenate(pixels)  # one below the other
     if not config.colour:
         images = to_grayscale(Image.fromarray(images))

@@ -66,8 +66,7 @@ def check_given(config: Config, given: Collection[str]) -> None:
     alone = {"train_folder", "generate_num", "fresh"} if config.own_images else {"stretch", *SKIPPED}
     if not config.images:
         alone |= {"labels", "folds"} | ({"validation_folder"} if config.unlabelled else set())
-    if config.fresh:
-        alone |= {"train_folder"}
+    alone |= {"train_folder"} if config.fresh else {"frequent"}
     for name in sorted(alone & set(given)):
         if getattr(config, name) == getattr(Config, name):
             continue
@@ -76,6 +75,8 @@ def check_given(config: Config, given: Collection[str]) -> None:
             reason = "--images FOLDER is split into the three sets" if config.images else "nothing is drawn"
         elif name == "train_folder":
             reason = "--fresh draws the training images anew for each step"
+        elif name == "frequent":
+            reason = "--fresh is missing"
         raise ConfigError(f"{name} must be left out, since {reason}")
     for name in ("validation_folder", "test_folder"):
         if config.images and name in given and is_inside(getattr(config, name), config.images):

@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+import string
 import subprocess
 import sys
 import time
@@ -283,6 +284,18 @@ def test_sets_on_disk_are_not_watched(monkeypatch, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_frequent_characters_have_a_fifth_of_the_places_of_training_captchas_and_of_no_others():
+    config = replace(FRESH, characters=string.ascii_uppercase, generate_num=(300, 4, 5), batch_size=300)
+    often = replace(config, frequent="BX")
+    evenly, more, again = (fresh.draw_batch(each, 0)[1] for each in (config, often, often))
+    shares = [y.reshape(-1, 26)[:, [1, 23]].mean(axis=0) for y in (evenly, more)]  # of 900 characters
+    assert shares[0] == pytest.approx([1 / 26] * 2, abs=0.03)
+    assert shares[1] == pytest.approx([0.1 + 0.8 / 26] * 2, abs=0.04)
+    assert np.array_equal(more, again)
+    for name in ("validation", "test"):
+        assert draw_captcha(often, name, 3)[0] == draw_captcha(config, name, 3)[0]
+
+
 # ---------------------------------------------------------------------- settings
 
 
@@ -297,9 +310,11 @@ def test_sets_on_disk_are_not_watched(monkeypatch, capsys):
         ),
         (["--labels", "own.csv"], "labels must be left out, since --images FOLDER is missing"),
         (["--folds", "5"], "folds must be left out, since --images FOLDER is missing"),
+        (["--frequent", "17a"], "frequent must be characters of the alphabet, not 'a'"),
+        (["--no-fresh", "--frequent", "17"], "frequent must be left out, since --fresh is missing"),
     ],
 )
-def test_settings_that_make_no_sense_with_it_are_refused(arguments, sentence, tmp_path, monkeypatch):
+def test_settings_that_do_nothing_beside_it_are_refused(arguments, sentence, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("own").mkdir()
     with pytest.raises(ConfigError, match=sentence):

@@ -62,13 +62,15 @@ def test_the_row_draws_before_the_run_with_the_settings_of_the_run(monkeypatch, 
     config = parse(arguments, "driver.py")
     assert drawn[0][1] == config
     assert (config.width, config.height, len(config.alphabet)) == (170, 80, 36)
-    assert config.generate_num == (100000, 500, 10000)
+    assert config.generate_num == (200000, 500, 10000)
+    assert not config.augmented
+    assert config.keep_prob == 1.0
     assert values["runs"][0]["captchas right"] == 1
 
 
 def test_the_command_of_the_row_is_printed_with_what_draws():
     what = benchmarks.BENCHMARKS["170x80"].what
-    flags = re.search("`python driver.py (.*)`, on 100,000 images drawn by `benchmarks.library_sizes`", what)[
+    flags = re.search("`python driver.py (.*)`, on 200,000 images drawn by `benchmarks.library_sizes`", what)[
         1
     ]
     assert parse(flags.split(), "driver.py").width == 170
