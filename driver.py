@@ -187,6 +187,7 @@ class Trainer:
             self.save(again=False)
             self.stop.check()  # a signal to all processes ends those that draw, too
             raise
+        self.workers.align(self.session)  # the best weights, too, which task 0 alone has kept
         self.validator.conclude()
         state.trained = state.best is not None
         self.save()
@@ -281,8 +282,7 @@ def run_model(
     Returns:
         the state of the training, and the result of the test set; None where that is empty.
     Raises:
-        CaptchaError: a folder that cannot be used, images other than those of the run to resume, or
-            no weights worth keeping.
+        CaptchaError: a folder or images that cannot be used, or no weights worth keeping.
         TrainingInterrupted: by Ctrl-C or SIGTERM; everything is saved.
     """
     resumed = isinstance(start, checkpoint.CheckpointData)

@@ -112,7 +112,7 @@ def run(tmp_path_factory):
     names = ("train", "validation", "test", "tensorboard", "checkpoint")
     places = {f"{name}_folder": str(folder / name) for name in names}
     config = replace(
-        TINY, char_num="2-3", Epoch=6, generate_num=(210, 20, 40), alpha=6e-3, **places, **NO_AUGMENTATION
+        TINY, char_num="2-3", Epoch=6, generate_num=(630, 20, 40), alpha=6e-3, **places, **NO_AUGMENTATION
     )
     Generate(config).gen_captcha()
     reader = ReadData(config)
