@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from benchmarks import colour, general, library_sizes, measure, other_systems, publish, runs, serving
 from benchmarks.common import CHARACTERS_36
 from captcha_cnn import VERSION
-from captcha_cnn.cli import WITH_FRESH, OneLineErrorParser, run_main
+from captcha_cnn.cli import WITH_FRESH, OneLineErrorParser, flag_of, run_main
 from captcha_cnn.files import write_json
 from captcha_cnn.parallel import available_cores
 from captcha_cnn.tf_runtime import bfloat16_support
@@ -37,7 +37,7 @@ LONG = ("--epoch", "8", "--patience", "25000")  # about ten minutes with bfloat1
 LETTERS = ("--patience", "25000", "--characters", CHARACTERS_36)
 ONCE = ("--fresh", "--epoch", "1", "--frequent", "0O", *LETTERS)
 ONCE_COUNT = 640000  # new images, in 20,000 steps: about 20 minutes without bfloat16
-UNCHANGED = [f"--{name.replace('_', '-')}={value:g}" for name, value in WITH_FRESH.items()]
+UNCHANGED = [f"{flag_of(name)}={value:g}" for name, value in WITH_FRESH.items()]
 LARGER = ("--epoch", "3", *LETTERS, "--width", "170", "--height", "80", *UNCHANGED)
 COUNT_170 = 200000
 SEEDS = 5  # runs of each training, where --seeds does not say

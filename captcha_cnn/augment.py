@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from config import Config
 
-FULL_STRENGTH_EPOCHS = 100  # epochs after which random_warp reaches its full strength
+FULL_STRENGTH_EPOCHS = 100  # epochs after which random_warp and dropout reach their full strength
 CELLS = 1.5  # parts of an image as wide as high that random_warp moves by themselves
 MOST_LINES = 3  # that add_lines() draws over an image
 LINE_WIDTHS = (0.01, 0.07)  # as shares of the height
@@ -46,6 +46,11 @@ def augment(images: np.ndarray, config: Config, random: np.random.Generator, epo
     if config.lines:
         images = add_lines(images, config, random)
     return add_noise(images, config, random)
+
+
+def share_of_full_strength(epoch: int) -> float:
+    """From 0 in the first epoch to 1 from FULL_STRENGTH_EPOCHS on: images seen often are learned by heart."""
+    return min(epoch / FULL_STRENGTH_EPOCHS, 1.0)
 
 
 def squeeze_characters(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
@@ -124,7 +129,7 @@ def random_warp(images: np.ndarray, config: Config, random: np.random.Generator,
     common = random.uniform(-0.5, 0.5, (5, len(images), 1))
     varying = random.uniform(-0.5, 0.5, (4, len(images), len(edges)))
     across, down, taller, slant = common[:4] + varying  # [B, L + 1] each
-    strength = (1 + min(epoch / FULL_STRENGTH_EPOCHS, 1)) / 2
+    strength = (1 + share_of_full_strength(epoch)) / 2
     shift, scale, shear = strength * config.shift, strength * config.scale, strength * config.shear
     columns = (edges - width / 2) * np.exp(scale * common[4]) + width * (0.5 + shift * across)
     rows = height * (0.5 + shift * down)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from captcha_cnn.augment import FULL_STRENGTH_EPOCHS, augment
+from captcha_cnn.augment import FULL_STRENGTH_EPOCHS, augment, share_of_full_strength
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.decoded import DecodedImages
 from captcha_cnn.tf_runtime import batch_slices
@@ -58,7 +58,7 @@ def keep_prob(config: Config, epoch: int) -> float:
     """
     if not drawn_once(config):
         return config.keep_prob
-    return 1.0 - (1.0 - config.keep_prob) * min(epoch / FULL_STRENGTH_EPOCHS, 1.0)
+    return 1.0 - (1.0 - config.keep_prob) * share_of_full_strength(epoch)
 
 
 def batches_from(step: int, data: Dataset, config: Config, next_batch: NextBatch) -> Iterator[Batch]:

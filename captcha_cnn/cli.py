@@ -37,7 +37,7 @@ def make_parser(description: str) -> OneLineErrorParser:
     for f in fields(Config):
         old_name, help = f.metadata["old_name"], f.metadata["help"]
         default, options = _argument(f.name, f.default)
-        flags = [f"--{name.replace('_', '-')}" for name in (f.name, f.name.lower(), old_name) if name]
+        flags = [flag_of(name) for name in (f.name, f.name.lower(), old_name) if name]
         note = f"; the old spelling --{old_name} works for one more release" if old_name else ""
         parser.add_argument(
             *dict.fromkeys(flags),  # --Epoch is --epoch too
@@ -54,6 +54,11 @@ def make_parser(description: str) -> OneLineErrorParser:
         help="the published network and settings, for what no other flag names",
     )
     return parser
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting: --keep-prob."""
+    return f"--{name.replace('_', '-')}"
 
 
 def _argument(name: str, default: Any) -> tuple[str, dict[str, Any]]:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from captcha_cnn.cli import flag_of
 from captcha_cnn.dataset import check_label, report_left_out
 from captcha_cnn.decoded import SERIAL_LIMIT
 from captcha_cnn.image_facts import look_through
@@ -93,7 +94,7 @@ def check_outside(config: Config, page: str = "") -> None:
         page: what is written, where it is not the folders of a training.
     """
     names = ("checkpoint_folder", "tensorboard_folder", "decoded_folder")
-    places = {"--page": page} if page else {_flag(name): getattr(config, name) for name in names}
+    places = {"--page": page} if page else {flag_of(name): getattr(config, name) for name in names}
     for flag, path in places.items():
         for folder in filter(None, (config.images, config.unlabelled)):
             if is_inside(path, folder):
@@ -101,10 +102,6 @@ def check_outside(config: Config, page: str = "") -> None:
                     f"{escape_unprintable(path)} must lie outside of {escape_unprintable(folder)}, into "
                     f"which nothing is ever written: name another place with {flag}"
                 )
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def is_inside(path: str, folder: str) -> bool:
