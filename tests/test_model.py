@@ -266,6 +266,7 @@ def test_logits_of_the_dense_layer_depend_on_a_column_and_its_neighbours(tf):
     from cnn_model import ctc_head
 
     with tf.Graph().as_default(), tf.Session() as session:
+        tf.set_random_seed(0)  # of other initial weights, some leave all four units at 0 in a column
         h = tf.placeholder(tf.float32, [1, 2, 9, 3])
         logits = ctc_head(h, replace(TINY, dense=4))
         session.run(tf.global_variables_initializer())
