@@ -69,12 +69,15 @@ def timed_curve(
             yield Point(clock.seconds, steps, *score_then)
 
 
-def time_to_threshold(points: Sequence[Sequence[float]], column: int, threshold: float) -> float | None:
-    """Seconds of training at the first point of a curve with at least that value in that column.
+def time_to_threshold(
+    points: Sequence[Sequence[float]], column: int, threshold: float, unit: int = 0
+) -> float | None:
+    """When a curve first has at least that value in that column; None where no point has it.
 
-    None where no point has it.
+    Args:
+        unit: 0 for seconds of training, 1 for steps.
     """
-    return next((point[0] for point in points if point[column] >= threshold), None)
+    return next((point[unit] for point in points if point[column] >= threshold), None)
 
 
 def label_classes(labels: np.ndarray, config: Config) -> np.ndarray:

@@ -42,9 +42,26 @@ def accuracy(
     Args:
         jobs: runs at the same time. draw: what draws the sets, where driver.py is not to.
     """
-    with ThreadPoolExecutor(jobs) as pool:  # a thread waits for the process of its run
+    shares = iter(split_cores(jobs))
+    with ThreadPoolExecutor(jobs, initializer=lambda: use_cores(next(shares))) as pool:
+        # A thread waits for the process of its run.
         runs = list(pool.map(lambda seed: train_and_read(count, seed, flags, draw), seeds))
     return {"training images": count, "jobs": min(jobs, len(runs)), "runs": runs}
+
+
+def split_cores(jobs: int) -> list[set[int]]:
+    """The cores for each of so many runs at the same time, which would slow each other down on the same ones.
+
+    Empty sets where there are fewer cores than that, or where a process cannot be kept on some of them.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    return [set(cores[first::jobs]) if len(cores) >= jobs else set() for first in range(jobs)]
+
+
+def use_cores(cores: set[int]) -> None:
+    """Keep this thread, and the processes that it starts, on these cores; anywhere if there are none."""
+    if cores:
+        os.sched_setaffinity(0, cores)
 
 
 def train_and_read(count: int, seed: int, flags: Sequence[str], draw: DrawSets) -> dict[str, Any]:

@@ -170,6 +170,37 @@ def test_jobs_are_runs_at_the_same_time(monkeypatch):
     }
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cannot keep a process on some cores")
+def test_runs_at_the_same_time_have_cores_of_their_own(monkeypatch):
+    together, used, cores = threading.Barrier(2, timeout=60), [], os.sched_getaffinity(0)
+
+    def train_and_read(count, seed, flags, draw):
+        together.wait()
+        command = [sys.executable, "-c", "import os; print(*os.sched_getaffinity(0))"]
+        used.append({int(core) for core in subprocess.check_output(command).split()})
+        return {}
+
+    monkeypatch.setattr(runs, "train_and_read", train_and_read)
+    monkeypatch.setattr(runs, "split_cores", lambda jobs: [{min(cores)}, {max(cores)}])
+    runs.accuracy(7, range(2), (), 2)
+    assert sorted(used, key=sorted) == [{min(cores)}, {max(cores)}]
+    assert os.sched_getaffinity(0) == cores  # of our own thread
+
+
+@pytest.mark.parametrize(
+    ("cores", "jobs", "shares"),
+    [
+        ({0, 2, 3, 7}, 2, [{0, 3}, {2, 7}]),
+        ({4, 5, 6}, 2, [{4, 6}, {5}]),
+        ({4, 5}, 1, [{4, 5}]),
+        ({4, 5}, 3, [set()] * 3),
+    ],
+)
+def test_cores_are_split_among_runs_where_each_gets_one(cores, jobs, shares, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: cores, raising=False)
+    assert runs.split_cores(jobs) == shares
+
+
 def test_without_jobs_runs_go_one_after_the_other(monkeypatch):
     running, largest = [], []
 
@@ -244,8 +275,8 @@ def test_the_time_to_an_accuracy_is_of_each_count_of_images(monkeypatch):
     monkeypatch.setattr(measure, "in_subprocess", lambda function, name, train, *_: points[len(train.labels)])
     found = measure.time_to_accuracy([3, 4])
     assert list(found) == ["10,000 images", "5,000 images"]
-    assert list(found["10,000 images"].values()) == [[1.5, 1.5], [45.0, 45.0], [13, 13]]
-    assert list(found["5,000 images"].values()) == [[45.2, 45.2], [None, None], [200, 200]]
+    assert list(found["10,000 images"].values()) == [[1.5] * 2, [45.0] * 2, [99] * 2, [99] * 2, [13] * 2]
+    assert list(found["5,000 images"].values()) == [[45.2] * 2, [None] * 2, [None] * 2, [80] * 2, [200] * 2]
     assert made == [(seed, name, 10000) for seed in (3, 4) for name in ("train", "test")]
 
 
