@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from config import Config
 
-FULL_STRENGTH_EPOCHS = 100  # epochs after which random_warp and dropout reach their full strength
+FULL_STRENGTH_EPOCHS = 100  # after which random_warp and dropout reach their full strength
 CELLS = 1.5  # parts of an image as wide as high that random_warp moves by themselves
 MOST_LINES = 3  # that add_lines() draws over an image
 LINE_WIDTHS = (0.01, 0.07)  # as shares of the height
@@ -51,6 +51,11 @@ def augment(images: np.ndarray, config: Config, random: np.random.Generator, epo
 def share_of_full_strength(epoch: int) -> float:
     """From 0 in the first epoch to 1 from FULL_STRENGTH_EPOCHS on: images seen often are learned by heart."""
     return min(epoch / FULL_STRENGTH_EPOCHS, 1.0)
+
+
+def drawn_once(config: Config) -> bool:
+    """Whether network ctc trains on a fixed set of drawn captchas, on which some choices were measured."""
+    return config.network == "ctc" and not (config.own_images or config.fresh)
 
 
 def squeeze_characters(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:
@@ -132,7 +137,7 @@ def random_warp(images: np.ndarray, config: Config, random: np.random.Generator,
     strength = (1 + share_of_full_strength(epoch)) / 2
     shift, scale, shear = strength * config.shift, strength * config.scale, strength * config.shear
     columns = (edges - width / 2) * np.exp(scale * common[4]) + width * (0.5 + shift * across)
-    rows = height * (0.5 + shift * down)
+    rows = height * (0.5 + shift * down) + largest_slope(config, epoch) * width / cells * varying[1]
     half, aside = height / 2 * np.exp(scale * taller), height / 2 * shear * slant
     top = np.stack([columns - aside, rows - half], axis=2)  # [B, L + 1, 2], source of the upper ends
     bottom = np.stack([columns + aside, rows + half], axis=2)
@@ -149,6 +154,16 @@ def random_warp(images: np.ndarray, config: Config, random: np.random.Generator,
             fillcolor=as_pillow(background[i]),
         )
     return warped
+
+
+def largest_slope(config: Config, epoch: int) -> float:
+    """By how many pixels per column the parts of an image rise or fall at most, in that epoch.
+
+    Shear and slope together rotate characters. This is for drawn captchas seen more often than
+    FULL_STRENGTH_EPOCHS, which are few: section 8 of docs/how-it-works.md has what was measured.
+    """
+    share = share_of_full_strength(max(0, epoch - FULL_STRENGTH_EPOCHS))
+    return share * config.shear * drawn_once(config)
 
 
 def add_lines(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from captcha_cnn.augment import FULL_STRENGTH_EPOCHS, augment, share_of_full_strength
+from captcha_cnn.augment import FULL_STRENGTH_EPOCHS, augment, drawn_once, share_of_full_strength
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.decoded import DecodedImages
 from captcha_cnn.tf_runtime import batch_slices
@@ -43,11 +43,6 @@ def shuffled_batches(count: int, config: Config, epoch: int) -> list[np.ndarray]
     """The indices of each batch of an epoch, int64 [B]; they depend on (seed, epoch) alone."""
     order = random_stream(config.seed, ORDER, epoch).permutation(count)
     return np.split(order, batch_starts(count, config.batch_size)[1:])
-
-
-def drawn_once(config: Config) -> bool:
-    """Whether network ctc trains on a fixed set of drawn captchas, on which some choices were measured."""
-    return config.network == "ctc" and not (config.own_images or config.fresh)
 
 
 def keep_prob(config: Config, epoch: int) -> float:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from captcha_cnn import plateau, progress
-from captcha_cnn.batches import add_augmented_copies, drawn_once
+from captcha_cnn.augment import drawn_once
+from captcha_cnn.batches import add_augmented_copies
 from captcha_cnn.checkpoint import TrainState
 from captcha_cnn.dataset import Dataset
 from captcha_cnn.distributed import Workers

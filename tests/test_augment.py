@@ -65,6 +65,30 @@ def test_images_are_sheared():
     assert 5 < max(slants) <= 22 * 0.4 + 0.3
 
 
+def slopes(epoch=2 * FULL_STRENGTH_EPOCHS, **settings):
+    """The largest rise of each of 50 level lines that are warped, in pixels per column."""
+    rises = []
+    for each in warped(marked(slice(10, 13), slice(None)), 50, epoch, shear=0.4, **settings):
+        rows = (each * np.arange(23)[:, None]).sum(axis=0) / each.sum(axis=0)  # the line's in each column
+        rises.append(max(abs(rows[17] - rows[1]), abs(rows[35] - rows[19])) / 16)  # of the two parts
+    return rises
+
+
+def test_parts_of_images_seen_often_slope_by_up_to_the_shear():
+    full = FULL_STRENGTH_EPOCHS
+    rises = slopes()
+    assert 0.3 < max(rises) < 0.45
+    assert min(rises) < 0.2
+    assert np.allclose(slopes(3 * full // 2), np.array(rises) / 2, atol=0.05)
+    assert np.allclose(slopes(9 * full), rises)
+    assert max(slopes(full)) < 0.01, "few images alone are seen that often"
+
+
+def test_own_and_fresh_images_do_not_slope():
+    assert max(slopes(images="x")) < 0.01
+    assert max(slopes(fresh=True)) < 0.01
+
+
 def test_no_two_images_and_no_two_characters_change_alike():
     down = np.array([image.argmax(axis=0) for image in warped(marked(11, slice(None)), 50, shift=0.2)])
     assert len({tuple(each) for each in down}) == 50
