@@ -260,7 +260,8 @@ def readme_rows(record: dict[str, Any]) -> list[tuple[str, str, str]]:
             count = record[name]["values"]["training images"]
             found.append((f"captchas right, trained on {count:,} images", captchas_right(record[name]), name))
     if "36" in record:
-        what = f"captchas right, 36 characters, {record['36']['values']['training images']:,} images"
+        count = record["36"]["values"]["training images"]
+        what = f"captchas right, 36 characters, {count:,} images, each used once"
         found.append((what, captchas_right_in_full(record["36"]), "36"))
     if "time-to-accuracy" in record:
         seconds = record["time-to-accuracy"]["values"]["10,000 images"]["seconds to 99% of captchas"]
