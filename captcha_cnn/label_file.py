@@ -118,10 +118,7 @@ class LabelFile:
         kept = [
             row for row in rows if row and composed(path_inside(row[0].strip(), self.folder)) not in own_names
         ]
-        with atomic_write(self.path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([*kept, [path, label]])
-            file.flush()
-            os.fsync(file.fileno())
+        write_lines(self.path, [*kept, [path, label]])
 
     def _check(self) -> None:
         shown = escape_unprintable(self.folder)
@@ -146,12 +143,25 @@ class LabelFile:
                 )
 
 
+def write_lines(path: Path, lines: Sequence[Sequence[object]]) -> None:
+    """Write a file of CSV completely or not at all, and wait until it is on the disk."""
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(lines)
+        file.flush()
+        os.fsync(file.fileno())
+
+
 def append_line(path: Path, cells: Sequence[object], header: Sequence[str]) -> None:
     """Append a line of CSV in one write, and wait until it is on the disk; a new file begins with a header.
+
+    A new file appears with its first line in it: others, who only read, never see it empty.
 
     Raises:
         OSError: it cannot be written.
     """
+    if not os.path.lexists(path):
+        write_lines(path, [header, cells])
+        return
     line = io.StringIO()
     with path.open("ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)

@@ -87,6 +87,14 @@ def test_a_label_that_is_recorded_twice_is_written_once(folder):
     assert (folder / "labels.csv").read_text() == "file,label\n00.png,abc\n"
 
 
+def test_a_new_list_appears_with_its_first_label_on_the_disk(folder, monkeypatch):
+    path, fsync, seen = folder / "labels.csv", os.fsync, []
+    monkeypatch.setattr(os, "fsync", lambda file: (seen.append(path.exists()), fsync(file)))
+    LabelFile(str(folder)).record("00.png", "abc")
+    assert seen == [False], "who reads it meanwhile must not find it empty"
+    assert path.read_text() == "file,label\n00.png,abc\n"
+
+
 def test_a_list_of_ones_own_is_continued(tmp_path):
     folder = make_images(tmp_path / "mine" / "sub", 3).parent
     (folder / "labels.csv").write_bytes("\ufeff00.png, abc\r\nsub/01.png,def".encode())
