@@ -31,7 +31,7 @@ from captcha_cnn import (
     self_training,
     tf_runtime,
 )
-from captcha_cnn.augment import augment
+from captcha_cnn.augment import augment, largest_slope
 from captcha_cnn.cli import given_settings, make_parser, next_command, run_main
 from captcha_cnn.dataset import Dataset, dataset_hash
 from captcha_cnn.interpolation import interpolated, keep_best_mean
@@ -59,10 +59,10 @@ def next_batch(
     if isinstance(data, fresh.FreshCaptchas):
         yield from data.batches(epoch, first)
         return
-    shuffled = batches.shuffled_batches(len(data.images), config, epoch)
-    for batch, chosen in list(enumerate(shuffled))[first:]:
+    slope, order = largest_slope(config, epoch), batches.shuffled_batches(len(data.images), config, epoch)
+    for batch, chosen in list(enumerate(order))[first:]:
         random = batches.random_stream(config.seed, batches.AUGMENTATION, epoch, batch)
-        yield augment(data.images[chosen], config, random, epoch), data.labels[chosen]
+        yield augment(data.images[chosen], config, random, epoch, slope=slope), data.labels[chosen]
 
 
 def feed_data(model: Any, x: np.ndarray, y: np.ndarray, keep_prob: float = 1.0) -> dict[Any, Any]:

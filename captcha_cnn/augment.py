@@ -19,7 +19,9 @@ from PIL import Image, ImageDraw
 
 from config import Config
 
+BILINEAR = Image.Resampling.BILINEAR
 FULL_STRENGTH_EPOCHS = 100  # after which random_warp and dropout reach their full strength
+FEW_IMAGES = 400  # from so many drawn captchas on, parts of images do not slope
 CELLS = 1.5  # parts of an image as wide as high that random_warp moves by themselves
 MOST_LINES = 3  # that add_lines() draws over an image
 LINE_WIDTHS = (0.01, 0.07)  # as shares of the height
@@ -29,12 +31,15 @@ PIXELS_PER_DOT = 320  # of the dots that add_noise() draws
 DOT = np.array([[0, 0, 1, 1, 1, 2, 2], [0, 1, 0, 1, 2, 1, 2]])  # rows and columns of its pixels
 
 
-def augment(images: np.ndarray, config: Config, random: np.random.Generator, epoch: int) -> np.ndarray:
+def augment(
+    images: np.ndarray, config: Config, random: np.random.Generator, epoch: int, slope: float = 0.0
+) -> np.ndarray:
     """Characters moved together, images warped, lines and noise drawn over them.
 
     Args:
         images: uint8 [B, H, W] or [B, H, W, 3]; not changed.
         epoch: how often each image was seen before.
+        slope: as random_warp() has it.
     Returns:
         uint8, of the same shape.
     """
@@ -42,7 +47,7 @@ def augment(images: np.ndarray, config: Config, random: np.random.Generator, epo
         return images
     if config.squeeze:
         images = squeeze_characters(images, config, random)
-    images = random_warp(images, config, random, epoch)
+    images = random_warp(images, config, random, epoch, slope)
     if config.lines:
         images = add_lines(images, config, random)
     return add_noise(images, config, random)
@@ -115,7 +120,9 @@ def blending(foreground: np.ndarray, background: np.ndarray) -> Callable[..., np
     return further_from_background
 
 
-def random_warp(images: np.ndarray, config: Config, random: np.random.Generator, epoch: int) -> np.ndarray:
+def random_warp(
+    images: np.ndarray, config: Config, random: np.random.Generator, epoch: int, slope: float = 0.0
+) -> np.ndarray:
     """Each image shifted, scaled and sheared at random; the background fills what becomes free.
 
     Half of each change is common to the image, half varies from character to character, so that no
@@ -125,6 +132,7 @@ def random_warp(images: np.ndarray, config: Config, random: np.random.Generator,
     Args:
         images: uint8 [B, H, W] or [B, H, W, 3]; not changed.
         epoch: how often each image was seen before.
+        slope: by how many pixels per column each part rises or falls at most.
     Returns:
         uint8, of the same shape, bilinear interpolation.
     """
@@ -137,7 +145,7 @@ def random_warp(images: np.ndarray, config: Config, random: np.random.Generator,
     strength = (1 + share_of_full_strength(epoch)) / 2
     shift, scale, shear = strength * config.shift, strength * config.scale, strength * config.shear
     columns = (edges - width / 2) * np.exp(scale * common[4]) + width * (0.5 + shift * across)
-    rows = height * (0.5 + shift * down) + largest_slope(config, epoch) * width / cells * varying[1]
+    rows = height * (0.5 + shift * down) + slope * width / cells * varying[1]
     half, aside = height / 2 * np.exp(scale * taller), height / 2 * shear * slant
     top = np.stack([columns - aside, rows - half], axis=2)  # [B, L + 1, 2], source of the upper ends
     bottom = np.stack([columns + aside, rows + half], axis=2)
@@ -146,24 +154,21 @@ def random_warp(images: np.ndarray, config: Config, random: np.random.Generator,
     warped = np.empty_like(images)
     for i, image in enumerate(images):
         corners = np.concatenate([top[i, :-1], bottom[i, :-1], bottom[i, 1:], top[i, 1:]], axis=1)
+        mesh = list(zip(boxes, corners.tolist(), strict=True))
         warped[i] = Image.fromarray(image).transform(
-            (width, height),
-            Image.Transform.MESH,
-            list(zip(boxes, corners.tolist(), strict=True)),
-            Image.Resampling.BILINEAR,
-            fillcolor=as_pillow(background[i]),
+            (width, height), Image.Transform.MESH, mesh, BILINEAR, fillcolor=as_pillow(background[i])
         )
     return warped
 
 
 def largest_slope(config: Config, epoch: int) -> float:
-    """By how many pixels per column the parts of an image rise or fall at most, in that epoch.
+    """By how many pixels per column the parts of training images rise or fall at most, in that epoch.
 
-    Shear and slope together rotate characters. This is for drawn captchas seen more often than
-    FULL_STRENGTH_EPOCHS, which are few: section 8 of docs/how-it-works.md has what was measured.
+    Shear and slope together rotate characters. This is for few drawn captchas, which show few rotations:
+    section 8 of docs/how-it-works.md has what was measured.
     """
-    share = share_of_full_strength(max(0, epoch - FULL_STRENGTH_EPOCHS))
-    return share * config.shear * drawn_once(config)
+    few = config.generate_num[0] < FEW_IMAGES
+    return share_of_full_strength(epoch) * config.shear * (few and drawn_once(config))
 
 
 def add_lines(images: np.ndarray, config: Config, random: np.random.Generator) -> np.ndarray:

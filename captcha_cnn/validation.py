@@ -15,9 +15,10 @@ from captcha_cnn.metrics import MIN_ODDS_RATIO, EvalResult, Metrics
 from captcha_cnn.summaries import SummaryWriter, summary_images
 from config import Config
 
-# Instead of MIN_ODDS_RATIO for drawn captchas, of which nearly all are soon read: measured in section 9 of
-# docs/how-it-works.md.
-DRAWN_ODDS_RATIO = 1.2
+# With many drawn captchas, nearly all are soon read, and an improvement must be larger than MIN_ODDS_RATIO:
+# measured in section 9 of docs/how-it-works.md.
+MANY_IMAGES = 2000
+ODDS_RATIO_OF_MANY = 1.2
 
 
 @dataclass
@@ -36,7 +37,8 @@ class Validator:
     def __post_init__(self) -> None:
         config = self.config
         self.with_copies = self.data if config.fixed_length else add_augmented_copies(self.data, config)
-        self.odds_ratio = DRAWN_ODDS_RATIO if drawn_once(config) else MIN_ODDS_RATIO
+        many = drawn_once(config) and config.generate_num[0] >= MANY_IMAGES
+        self.odds_ratio = ODDS_RATIO_OF_MANY if many else MIN_ODDS_RATIO
         self.last: Metrics | None = None  # result of the last validation
 
     def validate_if_due(self, epoch: int, batch: Dataset) -> None:
@@ -90,10 +92,10 @@ class Validator:
     def conclude(self) -> None:
         """At the end, keep the last weights where they are the best, and warn where nothing was learned.
 
-        With DRAWN_ODDS_RATIO, many steps can go by in which weights are better by less than that.
+        With drawn captchas, any margin counts: weights can become a little better for many steps.
         """
         state = self.state
-        of_last_weights = self.odds_ratio > MIN_ODDS_RATIO and state.last_eval_step == state.step
+        of_last_weights = drawn_once(self.config) and state.last_eval_step == state.step
         if of_last_weights and self.last and state.best and self.last.improves_on(state.best, 1.0):
             state.best, state.best_step = self.last, state.step
             self.keep_best()

@@ -6,16 +6,18 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from captcha_cnn import augment
-from captcha_cnn.augment import FULL_STRENGTH_EPOCHS
+import driver
+from captcha_cnn import augment, batches
+from captcha_cnn.augment import FEW_IMAGES, FULL_STRENGTH_EPOCHS
+from captcha_cnn.dataset import Dataset
 from captcha_cnn.initial_weights import OWN_IMAGES
 from config import Config
 
 
-def warped(image, count=400, epoch=FULL_STRENGTH_EPOCHS, **settings):
+def warped(image, count=400, epoch=FULL_STRENGTH_EPOCHS, slope=0.0, **settings):
     config = replace(TINY, **{"shift": 0, "scale": 0, "shear": 0} | settings)
     images = np.repeat(image[None], count, axis=0)
-    result = augment.random_warp(images, config, np.random.default_rng(0), epoch)
+    result = augment.random_warp(images, config, np.random.default_rng(0), epoch, slope)
     assert (images == image).all(), "the images that were given have changed"
     return result
 
@@ -65,28 +67,50 @@ def test_images_are_sheared():
     assert 5 < max(slants) <= 22 * 0.4 + 0.3
 
 
-def slopes(epoch=2 * FULL_STRENGTH_EPOCHS, **settings):
+def slopes(slope, **settings):
     """The largest rise of each of 50 level lines that are warped, in pixels per column."""
     rises = []
-    for each in warped(marked(slice(10, 13), slice(None)), 50, epoch, shear=0.4, **settings):
+    for each in warped(marked(slice(10, 13), slice(None)), 50, slope=slope, **settings):
         rows = (each * np.arange(23)[:, None]).sum(axis=0) / each.sum(axis=0)  # the line's in each column
         rises.append(max(abs(rows[17] - rows[1]), abs(rows[35] - rows[19])) / 16)  # of the two parts
     return rises
 
 
-def test_parts_of_images_seen_often_slope_by_up_to_the_shear():
-    full = FULL_STRENGTH_EPOCHS
-    rises = slopes()
+def test_the_parts_of_an_image_slope_by_up_to_the_setting():
+    rises = slopes(0.4)
     assert 0.3 < max(rises) < 0.45
     assert min(rises) < 0.2
-    assert np.allclose(slopes(3 * full // 2), np.array(rises) / 2, atol=0.05)
-    assert np.allclose(slopes(9 * full), rises)
-    assert max(slopes(full)) < 0.01, "few images alone are seen that often"
+    assert np.allclose(slopes(0.2), np.array(rises) / 2, atol=0.05)
+    assert max(slopes(0, shear=0.4)) < 0.01
 
 
-def test_own_and_fresh_images_do_not_slope():
-    assert max(slopes(images="x")) < 0.01
-    assert max(slopes(fresh=True)) < 0.01
+@pytest.mark.parametrize(
+    ("settings", "epoch", "slope"),
+    [
+        ({"generate_num": (FEW_IMAGES - 1, 20, 30)}, FULL_STRENGTH_EPOCHS // 2, 0.2),
+        ({"generate_num": (FEW_IMAGES - 1, 20, 30)}, 9 * FULL_STRENGTH_EPOCHS, 0.4),
+        ({"generate_num": (FEW_IMAGES, 20, 30)}, 9 * FULL_STRENGTH_EPOCHS, 0),
+        ({"images": "x"}, 9 * FULL_STRENGTH_EPOCHS, 0),
+        ({"fresh": True}, 9 * FULL_STRENGTH_EPOCHS, 0),
+    ],
+)
+def test_few_drawn_captchas_slope_in_the_end_by_up_to_the_shear(settings, epoch, slope):
+    assert augment.largest_slope(replace(TINY, shear=0.4, **settings), epoch) == pytest.approx(slope)
+
+
+def test_training_batches_slope_and_copies_of_validation_images_do_not(monkeypatch):
+    slopes = []
+
+    def fake(images, *_, slope=0.0):
+        slopes.append(slope)
+        return images
+
+    for module in (driver, batches):
+        monkeypatch.setattr(module, "augment", fake)
+    data = Dataset(np.zeros([7, 23, 37], np.uint8), np.zeros([7, 30], np.float32))
+    list(driver.next_batch(data, TINY, FULL_STRENGTH_EPOCHS))
+    batches.add_augmented_copies(data, TINY)
+    assert slopes == [TINY.shear, 0]
 
 
 def test_no_two_images_and_no_two_characters_change_alike():
