@@ -15,23 +15,27 @@ from captcha_cnn.parallel import parallel_map
 from config import Config
 
 
-def draw_sets(folder: str, config: Config) -> None:
-    """Draw the three sets of a Config into that folder, as sets of the user's own: without manifests."""
+def draw_sets(folder: str, config: Config, frequent: str = "") -> None:
+    """Draw the three sets of a Config into that folder, as sets of the user's own: without manifests.
+
+    Args:
+        frequent: characters that training captchas have more often, as with --frequent.
+    """
     for name, place, count in config.sets:
         path = os.path.join(folder, place)
         os.makedirs(path)
-        for _ in parallel_map(
-            functools.partial(draw_part, config, name, path), range(count), f"Drawing {name}"
-        ):
+        more = frequent if name == "train" else ""
+        work = functools.partial(draw_part, config, name, path, more)
+        for _ in parallel_map(work, range(count), f"Drawing {name}"):
             pass
 
 
-def draw_part(config: Config, name: str, folder: str, indices: Sequence[int]) -> None:
+def draw_part(config: Config, name: str, folder: str, frequent: str, indices: Sequence[int]) -> None:
     """Draw these images of a set, as captcha_cnn.drawing.draw_files() does but for the font sizes."""
     before, drawing.FONTS_HEIGHT = drawing.FONTS_HEIGHT, config.height
     drawing.image_captcha.cache_clear()
     try:
-        drawing.draw_files(config, name, folder, indices)
+        drawing.draw_files(config, name, folder, indices, frequent)
     finally:
         drawing.FONTS_HEIGHT = before
         drawing.image_captcha.cache_clear()

@@ -267,10 +267,10 @@ def image_filename(label: str, index: int) -> str:
     return f"{label}_{index:06d}.png"
 
 
-def draw_files(config: Config, set_name: str, folder: str, indices: Sequence[int]) -> int:
+def draw_files(config: Config, set_name: str, folder: str, indices: Sequence[int], frequent: str = "") -> int:
     """Draw those images of a set into the folder; each file appears once it is complete."""
     for index in indices:
-        label, image = draw_pixels(config, set_name, index)
+        label, image = draw_pixels(config, set_name, index, frequent)
         with atomic_write(Path(folder, image_filename(label, index))) as temporary:
             temporary.write_bytes(encode_png(image))
     return len(indices)

@@ -31,6 +31,14 @@ def test_images_have_the_sizes_that_the_library_has_by_itself(tmp_path):
             assert not np.array_equal(drawing.draw_pixels(SETS, name, number)[1], expected)
 
 
+def test_training_images_alone_have_frequent_characters(tmp_path):
+    config = replace(SETS, generate_num=(60, 60, 1))
+    library_sizes.draw_sets(str(tmp_path), config, frequent="e")
+    stems = ["".join(image.stem for image in (tmp_path / place).iterdir()) for _, place, _ in config.sets]
+    assert stems[0].count("e") > 1.4 * stems[1].count("e") > 0
+    assert benchmarks.DRAW_170.keywords == {"frequent": "0O"}
+
+
 def test_the_driver_takes_them_as_they_are(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     library_sizes.draw_sets("", SETS)
@@ -42,7 +50,7 @@ def test_the_driver_takes_them_as_they_are(tmp_path, monkeypatch, capsys):
 
 def test_the_row_draws_before_the_run_with_the_settings_of_the_run(monkeypatch, tmp_path):
     drawn, started = [], []
-    monkeypatch.setattr(library_sizes, "draw_sets", lambda folder, config: drawn.append((folder, config)))
+    monkeypatch.setattr(benchmarks, "DRAW_170", lambda folder, config: drawn.append((folder, config)))
 
     def run_script(folder, script, *arguments):
         assert [place for place, _ in drawn] == [folder]
