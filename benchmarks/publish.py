@@ -211,6 +211,7 @@ def results_page(record: dict[str, Any]) -> str:
     page: str = template.render(
         version=VERSION,
         earlier=sorted({row["version"] for row in record.values()} - {VERSION}),
+        hollow=any(record[str(n)]["version"] != VERSION for n in figures.COUNTS if str(n) in record),
         first_seed=FIRST_SEED,
         test_images=f"{record[trained[0]]['values']['runs'][0]['test images']:,}" if trained else "",
         accuracy=accuracy_table(record),
