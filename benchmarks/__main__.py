@@ -36,12 +36,13 @@ from config import CaptchaError
 RECORD = Path(__file__).with_name("record.json")
 LONG = ("--epoch", "8", "--patience", "25000")  # about ten minutes with bfloat16
 LETTERS = ("--patience", "25000", "--characters", CHARACTERS_36)
-ONCE = ("--fresh", "--epoch", "1", "--frequent", "0O", *LETTERS)
+ALIKE = "0O"  # drawn more often for training
+ONCE = ("--fresh", "--epoch", "1", "--frequent", ALIKE, *LETTERS)
 ONCE_COUNT = 640000  # new images, in 20,000 steps: about 20 minutes without bfloat16
 UNCHANGED = [f"{flag_of(name)}={value:g}" for name, value in WITH_FRESH.items()]
 LARGER = ("--epoch", "3", *LETTERS, "--width", "170", "--height", "80", *UNCHANGED)
 COUNT_170 = 200000
-DRAW_170 = functools.partial(library_sizes.draw_sets, frequent="0O")
+DRAW_170 = functools.partial(library_sizes.draw_sets, frequent=ALIKE)
 SEEDS = 5  # runs of each training, where --seeds does not say
 PACKAGES = ("tensorflow", "numpy", "captcha", "pillow", "torch", "ddddocr", "captcha-whisperer")
 

@@ -206,18 +206,19 @@ def results_page(record: dict[str, Any]) -> str:
     jinja2 = load_package("jinja2")
     trained, systems = accuracy_rows(record), record.get("systems")
     jobs = max((record[name]["values"]["jobs"] for name in trained), default=1)
+    counts = [str(count) for count in figures.COUNTS if str(count) in record]
     options: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True, "keep_trailing_newline": True}
     template = jinja2.Template(TEMPLATE.read_text(encoding="utf-8"), **options)
     page: str = template.render(
         version=VERSION,
         earlier=sorted({row["version"] for row in record.values()} - {VERSION}),
-        hollow=any(record[str(n)]["version"] != VERSION for n in figures.COUNTS if str(n) in record),
+        hollow=any(record[count]["version"] != VERSION for count in counts),
         first_seed=FIRST_SEED,
         test_images=f"{record[trained[0]]['values']['runs'][0]['test images']:,}" if trained else "",
         accuracy=accuracy_table(record),
         jobs=NUMBER_WORDS.get(jobs, jobs) if jobs > 1 else "",
         commands="\n".join(f"- row `{name}`: {record[name]['what']}" for name in trained),
-        counts=[f"`{count}`" for count in figures.COUNTS if str(count) in record],
+        counts=[f"`{count}`" for count in counts],
         wrong={f"of_{name}": wrong_counts(record[name]) for name in trained},
         shown_wrong=figures.FEW,
         tables={

@@ -22,7 +22,7 @@ from captcha_cnn.parallel import parallel_map
 from config import CaptchaError, Config, ConfigError, escape_unprintable
 
 BILINEAR = Image.Resampling.BILINEAR
-FREQUENT = 5  # one in so many characters of a fresh captcha is drawn from Config.frequent alone
+FREQUENT = 5  # one in so many characters is drawn from the frequent ones alone, where some are named
 FONTS_HEIGHT = 60  # px of an image for which the library's font sizes are made; they grow with the height
 
 core: Any = Image.core  # type: ignore[attr-defined]  # Pillow's inner functions: see _is_exact()
